@@ -1,0 +1,1 @@
+"""Feature-denoising image classifiers and everything that proves their robustness."""

@@ -1,0 +1,88 @@
+"""Pixel units: every epsilon, step and sigma is a fraction of the [0, 1] pixel range.
+
+The command line reads and prints such values as `16/255` or `0.05`. A bare `16` is never guessed
+to mean 16/255: mixing the two scales is the most reported problem of every neighbouring project.
+"""
+
+from fractions import Fraction
+from typing import Annotated
+
+import tyro
+from torch import Tensor
+
+
+def parse_pixels(text: str) -> float:
+    """Read `16/255`, `0.05` or `1e-3` as a float in pixel units.
+
+    Raises:
+        ValueError: the text is not a number or a quotient of two numbers.
+    """
+    try:
+        if "/" in text:
+            numerator, denominator = text.split("/")
+            return float(numerator) / float(denominator)
+        return float(text)
+    except (ValueError, ZeroDivisionError):
+        raise ValueError(
+            f"cannot read {text!r} as a pixel value; write it like 16/255 or 0.05"
+        ) from None
+
+
+def format_pixels(value: float) -> str:
+    """Print a pixel value as `16/255` where it is a simple multiple of 1/255, else as a number."""
+    multiple = Fraction(value * 255).limit_denominator(10)
+    if value and abs(float(multiple) / 255 - value) < 1e-12:
+        return f"{float(multiple):g}/255"
+    return f"{value:g}"
+
+
+def _pixels_from_args(args: list[str]) -> float:
+    return parse_pixels(args[0])
+
+
+_PIXELS_ARGUMENT: tyro.constructors.PrimitiveConstructorSpec[float] = (
+    tyro.constructors.PrimitiveConstructorSpec(
+        nargs=1,
+        metavar="PIXELS",
+        instance_from_str=_pixels_from_args,
+        is_instance=lambda value: isinstance(value, (int, float)),
+        str_from_instance=lambda value: [format_pixels(value)],
+    )
+)
+
+Pixels = Annotated[float, _PIXELS_ARGUMENT]
+"""A float in pixel units that the command line reads as `16/255` or `0.05`."""
+
+
+def check_pixels(name: str, value: float, *, upper: float = 1.0, lower: float = 0.0) -> None:
+    """Refuse a radius or step outside [lower, upper] of the pixel range.
+
+    Raises:
+        ValueError: names the field, the value and, for values above 1, the likely slip of scale.
+    """
+    if not lower <= value <= upper:  # written so that NaN is refused too
+        hint = f"; pixels are in [0, 1], write {value:g}/255" if 1 < value <= 255 else ""
+        raise ValueError(f"{name} must be in [{lower:g}, {upper:g}], got {value:g}{hint}")
+
+
+def check_images(images: Tensor, what: str = "images") -> None:
+    """Refuse a batch that is not (N, C, H, W) floating point in [0, 1] and finite.
+
+    Raises:
+        ValueError: names the batch and what is wrong with it.
+    """
+    if not images.is_floating_point():
+        raise ValueError(
+            f"{what} must be floating point in [0, 1], got {images.dtype}; "
+            "divide uint8 pixels by 255 first"
+        )
+    if images.ndim != 4:
+        raise ValueError(f"{what} must be (N, C, H, W), got shape {tuple(images.shape)}")
+    if images.numel() == 0:
+        return
+    low, high = (float(bound) for bound in images.detach().aminmax())
+    if not (low >= 0 and high <= 1):
+        raise ValueError(
+            f"{what} must be in [0, 1], got values from {low:g} to {high:g}; "
+            "do not normalise them: the model's first layer does"
+        )
