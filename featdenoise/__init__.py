@@ -1,1 +1,13 @@
 """Feature-denoising image classifiers and everything that proves their robustness."""
+
+from featdenoise.attacks.pgd import PGD as PGD
+from featdenoise.base.rng import Stream as Stream
+from featdenoise.data.config import DataConfig as DataConfig
+from featdenoise.data.registry import load_dataset as load_dataset
+from featdenoise.models.config import ModelConfig as ModelConfig
+from featdenoise.models.registry import create_model as create_model
+from featdenoise.models.registry import list_models as list_models
+from featdenoise.models.weights import load_model as load_model
+from featdenoise.models.weights import save_weights as save_weights
+from featdenoise.smoothing.certify import Smooth as Smooth
+from featdenoise.smoothing.noise import Gaussian as Gaussian

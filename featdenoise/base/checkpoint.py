@@ -5,6 +5,7 @@ few are kept. Loading never unpickles code.
 """
 
 import os
+import pickle
 import re
 from pathlib import Path
 from typing import Any
@@ -66,7 +67,7 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
         raise FileNotFoundError(f"no checkpoint at {path}")
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # noqa: BLE001  torch raises many types for a damaged file
+    except (RuntimeError, OSError, EOFError, pickle.UnpicklingError) as error:
         raise ValueError(
             f"checkpoint {path} is damaged or is not a checkpoint ({type(error).__name__}); "
             "delete it to fall back to the one before"

@@ -7,13 +7,15 @@ GPUs. Nothing is wrapped: gradients are exchanged explicitly by `exact_sum`.
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import timedelta
-from typing import Any
+from typing import Any, Literal
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
+
+Device = Literal["auto", "cpu", "cuda"]
 
 
 @dataclass(frozen=True)
@@ -22,7 +24,7 @@ class World:
 
     rank: int = 0
     size: int = 1
-    device: torch.device = torch.device("cpu")
+    device: torch.device = field(default_factory=lambda: torch.device("cpu"))
 
     @property
     def is_main(self) -> bool:
@@ -65,7 +67,7 @@ class World:
 
 
 @contextmanager
-def join_world(device: str = "auto") -> Iterator[World]:
+def join_world(device: Device = "auto") -> Iterator[World]:
     """Join the processes that torchrun started (or be the only one), and leave at the end.
 
     Args:
@@ -89,7 +91,7 @@ def join_world(device: str = "auto") -> Iterator[World]:
         dist.destroy_process_group()
 
 
-def _choose_device(name: str, local_rank: int) -> torch.device:
+def _choose_device(name: Device, local_rank: int) -> torch.device:
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"
     if name == "cuda":
@@ -97,6 +99,4 @@ def _choose_device(name: str, local_rank: int) -> torch.device:
             raise ValueError("device 'cuda' was asked for, but torch sees no GPU; use device 'cpu'")
         torch.cuda.set_device(local_rank)
         return torch.device("cuda", local_rank)
-    if name == "cpu":
-        return torch.device("cpu")
-    raise ValueError(f"device must be auto, cpu or cuda, got {name!r}")
+    return torch.device("cpu")

@@ -55,7 +55,7 @@ class ExactSum:
 
     def add(self, tensors: Sequence[Tensor]) -> None:
         """Add one term; a term with a value that cannot be represented is counted, not added."""
-        flat = torch.cat([t.detach().reshape(-1) for t in tensors]).double()
+        flat = _flatten(tensors, torch.float64)
         # A cast of NaN or infinity to integer is silent garbage: look before converting.
         finite = torch.isfinite(flat)
         representable = flat.abs() <= self.limit
@@ -101,11 +101,12 @@ class FloatSum:
         self.what = what
         self._shapes = [t.shape for t in like]
         self._sizes = [t.numel() for t in like]
-        self._buffer = torch.cat([torch.zeros_like(t).reshape(-1) for t in like])
+        device = like[0].device if like else torch.device("cpu")
+        self._buffer = torch.zeros(sum(self._sizes), device=device)
 
     def add(self, tensors: Sequence[Tensor]) -> None:
         """Add one term."""
-        self._buffer += torch.cat([t.detach().reshape(-1) for t in tensors])
+        self._buffer += _flatten(tensors, self._buffer.dtype)
 
     def mean(self, all_reduce: Callable[[Tensor], None]) -> list[Tensor]:
         """The mean over all terms of all processes; the buffer starts again at zero.
@@ -120,3 +121,9 @@ class FloatSum:
             raise FloatingPointError(f"values of the {self.what} are not finite")
         means = flat.split(self._sizes)
         return [m.reshape(shape) for m, shape in zip(means, self._shapes, strict=True)]
+
+
+def _flatten(tensors: Sequence[Tensor], dtype: torch.dtype) -> Tensor:
+    if not tensors:  # a network without batch norm has no statistics
+        return torch.empty(0, dtype=dtype)
+    return torch.cat([t.detach().reshape(-1).to(dtype) for t in tensors])

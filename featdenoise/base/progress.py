@@ -29,6 +29,10 @@ class Progress:
         return self
 
     def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Leave the bar as it stands."""
         self._bar.close()
 
 
@@ -37,9 +41,7 @@ class Scalars:
 
     def __init__(self, folder: Path | None, *, purge_step: int | None = None) -> None:
         """Open the folder; points at `purge_step` and later, of a run cut short, are hidden."""
-        self._writer = (
-            None if folder is None else SummaryWriter(str(folder), purge_step=purge_step)
-        )
+        self._writer = None if folder is None else SummaryWriter(str(folder), purge_step=purge_step)
 
     def add(self, scalars: Mapping[str, float], step: int) -> None:
         """Record one point for each name."""

@@ -3,9 +3,7 @@
 A file's first line is the run header: `identity` (configuration with kinds, seed, data fingerprint;
 compared on resume) and `volatile` facts (date, host, processes, versions; ignored). A line counts
 only with its newline: a torn tail is cut. Floats are full precision, NaN and infinity are refused.
-
-An evaluation's folder holds `parts/*.jsonl` while it runs, one file a process and start, and
-`results.jsonl` in canonical order once every image is there exactly once.
+Reports read nothing else. How an evaluation's rows get into such a file: `evaluation_results`.
 """
 
 import dataclasses
@@ -14,7 +12,7 @@ import os
 import platform
 import socket
 import subprocess
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -23,12 +21,12 @@ import numpy as np
 import torch
 
 from featdenoise.base.checkpoint import write_atomically
-from featdenoise.base.chunks import Chunk, share_of_rank
 from featdenoise.base.distributed import World
 
 SCHEMA = 1
 Row = dict[str, Any]
 RESULTS_FILE = "results.jsonl"
+LOG_FILE = "log.jsonl"
 
 
 def describe(value: Any) -> Any:
@@ -56,7 +54,7 @@ def volatile_facts(world: World | None = None) -> Row:
         "threads": torch.get_num_threads(),
         "device": gpu or platform.processor() or platform.machine(),
         "python": platform.python_version(),
-        "torch": torch.__version__,
+        "torch": str(torch.__version__),
         "numpy": np.__version__,
         "git": _git_revision(),
     }
@@ -66,7 +64,7 @@ def _git_revision() -> str | None:
     folder = Path(__file__).parent
     command = ["git", "describe", "--always", "--dirty", "--abbrev=12"]
     try:
-        done = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)  # noqa: S607
+        done = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
     except FileNotFoundError:
         return None
     return done.stdout.strip() or None
@@ -100,19 +98,35 @@ def read_results(path: Path) -> tuple[Row, list[Row]]:
     if not path.is_file():
         raise FileNotFoundError(f"no results file at {path}")
     lines = path.read_bytes().split(b"\n")[:-1]
-    parsed = []
-    for number, line in enumerate(lines, start=1):
-        try:
-            parsed.append(json.loads(line))
-        except ValueError:
-            raise ValueError(
-                f"line {number} of {path} is damaged; delete that line to recompute its image"
-            ) from None
-    if not parsed or "identity" not in parsed[0]:
+    header = _from_line(lines[0]) if lines else None
+    if header is None or "identity" not in header:
         raise ValueError(f"{path} does not begin with a run header; move it away to start afresh")
-    if parsed[0].get("schema") != SCHEMA:
-        raise ValueError(f"{path} has schema {parsed[0].get('schema')}, this version reads {SCHEMA}")
-    return parsed[0], parsed[1:]
+    if header.get("schema") != SCHEMA:
+        raise ValueError(f"{path} has schema {header.get('schema')}, this version reads {SCHEMA}")
+    rows = []
+    for number, line in enumerate(lines[1:], start=2):
+        row = _from_line(line)
+        if row is None:
+            raise ValueError(
+                f"line {number} of {path} is damaged; delete that line to have it computed again"
+            )
+        rows.append(row)
+    return header, rows
+
+
+def has_header(path: Path) -> bool:
+    """Whether the first line is whole; not so if the process that began the file was killed."""
+    with path.open("rb") as file:
+        return file.readline().endswith(b"\n")
+
+
+def _from_line(line: bytes) -> Row | None:
+    """The row, or None where the line is damaged."""
+    try:
+        row = json.loads(line)
+    except ValueError:
+        return None
+    return row if isinstance(row, dict) else None
 
 
 def differing_fields(there: Any, here: Any, prefix: str = "") -> list[str]:
@@ -151,143 +165,35 @@ def append_lines(path: Path, lines: Iterable[str]) -> None:
         os.fsync(file.fileno())
 
 
-class EvaluationResults:
-    """The rows of one evaluation: opened by all processes, resumable, merged at the end."""
+class StepLog:
+    """The log of a training run: one row a step, cut back to the checkpoint on resume.
 
-    def __init__(
-        self,
-        folder: Path,
-        identity: Mapping[str, Any],
-        chunks: Sequence[Chunk],
-        *,
-        rows_per_image: int = 1,
-        world: World | None = None,
-    ) -> None:
-        """Open a folder to start or to continue; every process calls this.
+    Rows are written at once for people to watch, and synced with each checkpoint.
+    """
 
-        Args:
-            folder: made if missing.
-            identity: what defines the run; must equal the one already in the folder.
-            chunks: all chunks of the run.
-            rows_per_image: how many rows each image gets, for instance one an attacker.
-            world: this process among all.
+    def __init__(self, path: Path, header: Row, *, last_step: int) -> None:
+        """Open the log, dropping the rows of steps after `last_step` (the checkpoint's).
 
-        Raises:
-            ValueError: on every process: another configuration, or a damaged file.
+        The header becomes that of this start: an earlier one that left no checkpoint may have been
+        of another recipe.
         """
-        self.folder = folder
-        self.world = world or World()
-        self._chunks = list(chunks)
-        self._rows_per_image = rows_per_image
-        self._header = make_header(identity, self.world)
-        self.done_images = 0
-        remaining = self.world.share(self._prepare(identity) if self.world.is_main else None)
-        if isinstance(remaining, str):
-            raise ValueError(remaining)
-        kept = set(remaining)
-        todo = [chunk for chunk in self._chunks if chunk.index in kept]
-        self.done_images = sum(len(c.ids) for c in self._chunks if c.index not in kept)
-        self.remaining = share_of_rank(todo, self.world.rank, self.world.size)
-        """The chunks that this process still has to compute."""
-        self._part = self._parts_folder / f"{self._count_parts():04d}-{self.world.rank:04d}.jsonl"
-        self.world.barrier()
+        kept: list[Row] = []
+        if path.exists() and has_header(path):
+            kept = [row for row in read_results(path)[1] if row["step"] <= last_step]
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_atomically(path, "".join(to_line(row) for row in [header, *kept]).encode())
+        self._file = path.open("a", encoding="utf-8")
 
-    @property
-    def path(self) -> Path:
-        """The merged file, there once the run is complete."""
-        return self.folder / RESULTS_FILE
+    def add(self, row: Row) -> None:
+        """Write one row, which names its `step`."""
+        self._file.write(to_line(row))
+        self._file.flush()
 
-    def write(self, chunk: Chunk, rows: Sequence[Row]) -> None:
-        """Append the rows of one finished chunk; each row names its image in `id`.
+    def sync(self) -> None:
+        """Make all rows survive a power cut."""
+        os.fsync(self._file.fileno())
 
-        Raises:
-            RuntimeError: the rows are not those of the chunk's images.
-        """
-        wanted = sorted(i for i in chunk.ids for _ in range(self._rows_per_image))
-        if sorted(row["id"] for row in rows) != wanted:
-            raise RuntimeError(f"rows of chunk {chunk.index} do not match its images")
-        lines = [to_line(row) for row in rows]
-        if not self._part.exists():
-            self._parts_folder.mkdir(parents=True, exist_ok=True)
-            lines.insert(0, to_line(self._header))
-        append_lines(self._part, lines)
-
-    def finish(self) -> tuple[Row, list[Row]]:
-        """Merge the parts in canonical order; every process gets the header and all rows.
-
-        Raises:
-            RuntimeError: an image is missing or has too many rows.
-        """
-        self.world.barrier()
-        error = self.world.share(self._merge() if self.world.is_main else None)
-        if error:
-            raise RuntimeError(error)
-        return read_results(self.path)
-
-    @property
-    def _parts_folder(self) -> Path:
-        return self.folder / "parts"
-
-    def _count_parts(self) -> int:
-        # Never the name of an earlier start's file, which may end in a torn line.
-        names = [int(p.name[:4]) for p in self._parts_folder.glob("*.jsonl")]
-        return max(names, default=-1) + 1
-
-    def _prepare(self, identity: Mapping[str, Any]) -> list[int] | str:
-        """On rank 0: the indices of unfinished chunks, or the text of an error."""
-        try:
-            self.folder.mkdir(parents=True, exist_ok=True)
-            if self.path.exists():
-                header, _ = read_results(self.path)
-                require_same_identity(header, identity, self.path)
-                return []
-            return self._compact(identity)
-        except ValueError as error:
-            return str(error)
-
-    def _compact(self, identity: Mapping[str, Any]) -> list[int]:
-        """Keep the rows of complete chunks in one file, drop the rest, say what is left to do."""
-        parts = sorted(self._parts_folder.glob("*.jsonl"))
-        rows_of: dict[int, list[Row]] = {}
-        for part in parts:
-            if b"\n" not in part.read_bytes():
-                continue  # killed before the header was whole
-            header, rows = read_results(part)
-            require_same_identity(header, identity, part)
-            for row in rows:
-                # A kill between writing the compacted file and deleting its sources leaves copies.
-                if row not in rows_of.setdefault(row["id"], []):
-                    rows_of[row["id"]].append(row)
-        complete = [c for c in self._chunks if self._is_complete(c, rows_of)]
-        if parts:
-            kept = [to_line(row) for chunk in complete for i in chunk.ids for row in rows_of[i]]
-            target = self._parts_folder / f"{self._count_parts():04d}-kept.jsonl"
-            write_atomically(target, "".join([to_line(self._header), *kept]).encode())
-            for part in parts:
-                part.unlink()
-        done = {chunk.index for chunk in complete}
-        return [chunk.index for chunk in self._chunks if chunk.index not in done]
-
-    def _is_complete(self, chunk: Chunk, rows_of: Mapping[int, list[Row]]) -> bool:
-        return all(len(rows_of.get(i, [])) == self._rows_per_image for i in chunk.ids)
-
-    def _merge(self) -> str | None:
-        """On rank 0: write the merged file, or give the text of an error."""
-        if self.path.exists():
-            return None
-        rows_of: dict[int, list[Row]] = {}
-        parts = sorted(self._parts_folder.glob("*.jsonl"))
-        for part in parts:
-            for row in read_results(part)[1]:
-                rows_of.setdefault(row["id"], []).append(row)
-        wanted = [i for chunk in self._chunks for i in chunk.ids]
-        wrong = [i for i in wanted if len(rows_of.get(i, [])) != self._rows_per_image]
-        if wrong:
-            return f"{len(wrong)} images do not have {self._rows_per_image} rows, first: {wrong[:5]}"
-        lines = [to_line(row) for i in wanted for row in rows_of[i]]
-        write_atomically(self.path, "".join([to_line(self._header), *lines]).encode())
-        for part in parts:
-            part.unlink()
-        if self._parts_folder.exists():
-            self._parts_folder.rmdir()
-        return None
+    def close(self) -> None:
+        """Sync and close."""
+        self.sync()
+        self._file.close()

@@ -43,6 +43,25 @@ def device_generator(
     return torch.Generator(device=device).manual_seed(derived)
 
 
+def device_normal(
+    shape: Sequence[int],
+    seed: int,
+    purpose: str,
+    *counters: int,
+    device: torch.device | str = "cpu",
+) -> Tensor:
+    """Standard normal float32 made on `device`, keyed like `generator`.
+
+    Equal on equal kinds of device; a CPU and a GPU give different numbers.
+    """
+    if torch.device(device).type == "cpu":
+        # torch's CPU generator keeps only 32 bits of its seed: among 10^5 keys two would be equal.
+        draws = generator(seed, purpose, *counters).standard_normal(tuple(shape), dtype=np.float32)
+        return torch.from_numpy(draws)
+    keyed = device_generator(seed, purpose, *counters, device=device)
+    return torch.randn(tuple(shape), generator=keyed, device=device)
+
+
 @dataclass(frozen=True, kw_only=True)
 class Stream:
     """The randomness of a batch of images: one independent generator for each image and draw.

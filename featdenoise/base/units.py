@@ -4,7 +4,7 @@ The command line reads and prints such values as `16/255` or `0.05`. A bare `16`
 to mean 16/255: mixing the two scales is the most reported problem of every neighbouring project.
 """
 
-from fractions import Fraction
+from decimal import ROUND_FLOOR, Decimal
 from typing import Annotated
 
 import tyro
@@ -29,11 +29,18 @@ def parse_pixels(text: str) -> float:
 
 
 def format_pixels(value: float) -> str:
-    """Print a pixel value as `16/255` where it is a simple multiple of 1/255, else as a number."""
-    multiple = Fraction(value * 255).limit_denominator(10)
-    if value and abs(float(multiple) / 255 - value) < 1e-12:
-        return f"{float(multiple):g}/255"
-    return f"{value:g}"
+    """Print a pixel value as `0.25` where that is exact, else as `16/255`, else rounded."""
+    plain = f"{value:g}"
+    multiple = round(value * 255, 1)
+    if float(plain) == value or abs(multiple / 255 - value) > 1e-12:
+        return plain
+    return f"{multiple:g}/255"
+
+
+def format_radius(radius: float, *, digits: int) -> str:
+    """Print a certified radius with so many decimals, never rounded up: that would certify more."""
+    # Through Decimal: a product with 10**digits would round before the floor sees it.
+    return str(Decimal(radius).quantize(Decimal(1).scaleb(-digits), ROUND_FLOOR))
 
 
 def _pixels_from_args(args: list[str]) -> float:
@@ -61,7 +68,7 @@ def check_pixels(name: str, value: float, *, upper: float = 1.0, lower: float = 
         ValueError: names the field, the value and, for values above 1, the likely slip of scale.
     """
     if not lower <= value <= upper:  # written so that NaN is refused too
-        hint = f"; pixels are in [0, 1], write {value:g}/255" if 1 < value <= 255 else ""
+        hint = f"; write {value:g}/255" if 1 < value <= 255 else ""
         raise ValueError(f"{name} must be in [{lower:g}, {upper:g}], got {value:g}{hint}")
 
 
@@ -85,4 +92,18 @@ def check_images(images: Tensor, what: str = "images") -> None:
         raise ValueError(
             f"{what} must be in [0, 1], got values from {low:g} to {high:g}; "
             "do not normalise them: the model's first layer does"
+        )
+
+
+def check_classes(labels: Tensor, num_classes: int, what: str = "labels") -> None:
+    """Refuse labels that are not among the classes 0 to num_classes - 1.
+
+    Raises:
+        ValueError: names a label and the range.
+    """
+    outside = labels[(labels < 0) | (labels >= num_classes)]
+    if len(outside):
+        raise ValueError(
+            f"{what} must be in [0, {num_classes - 1}] for {num_classes} classes, "
+            f"got {int(outside[0])}"
         )

@@ -1,0 +1,101 @@
+"""What an evaluation is about: a model and the images it is judged on, from the command line."""
+
+import sys
+from dataclasses import dataclass
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from featdenoise.base.distributed import World
+from featdenoise.data.config import DataConfig, Split
+from featdenoise.data.imageset import ImageSet
+from featdenoise.data.registry import load_dataset
+from featdenoise.data.subset import hash_subset, pick_subset
+from featdenoise.models.weights import fingerprint_weights, load_model
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelChoice:
+    """The model to judge."""
+
+    model: str
+    """A weights folder, a checkpoint, package.module:function that returns any nn.Module on RGB
+    images in [0, 1], or a name of `featdenoise models` (fresh weights)."""
+    label: str | None = None
+    """Name of the model in tables and plots; by default taken from the path."""
+
+    def load(self, world: World) -> nn.Module:
+        """The model on the world's device, in evaluation mode.
+
+        Raises:
+            ValueError: nothing of that name, or not a module.
+            FileNotFoundError: an incomplete weights folder.
+        """
+        module, _, function = self.model.partition(":")
+        if function and not Path(self.model).exists():
+            loaded = _call(module, function)
+        else:
+            loaded = load_model(self.model)
+        return loaded.to(world.device).eval()
+
+    def about(self, model: nn.Module) -> dict[str, str]:
+        """What identifies the model in a run header: its label and a digest of its weights."""
+        return {"name": self.label or _label_of(self.model), "weights": fingerprint_weights(model)}
+
+
+@dataclass(frozen=True, kw_only=True)
+class DataChoice:
+    """The images to judge it on."""
+
+    data: str = "digits"
+    """digits, cifar10, cifar100, imagefolder or fake."""
+    data_root: str | None = None
+    """Folder that holds the files of cifar10, cifar100 or imagefolder."""
+    image_size: int | None = None
+    """Height and width of the images; the data set's own by default."""
+    split: Split = "test"
+    """Which split."""
+    subset: str = "all"
+    """Which images of it: all, first:100, every:20 or sample:100."""
+
+    def load(self, seed: int) -> tuple[ImageSet, tuple[int, ...]]:
+        """The split, and the ids of the chosen images."""
+        config = DataConfig(name=self.data, root=self.data_root, image_size=self.image_size)
+        images = load_dataset(config, self.split)
+        return images, pick_subset(images.image_ids, self.subset, seed=seed)
+
+    def about(self, images: ImageSet, image_ids: tuple[int, ...]) -> dict[str, Any]:
+        """What identifies the images in a run header."""
+        return {
+            "name": self.data,
+            "split": self.split,
+            "subset": self.subset,
+            "image_ids": hash_subset(image_ids),
+            "fingerprint": images.fingerprint,
+        }
+
+
+def _call(module_name: str, function_name: str) -> nn.Module:
+    if "" not in sys.path:  # an installed command does not search the current folder by itself
+        sys.path.insert(0, "")
+    try:
+        function = getattr(import_module(module_name), function_name)
+    except (ImportError, AttributeError) as error:
+        raise ValueError(
+            f"model {module_name}:{function_name} cannot be found ({error}); write "
+            "package.module:function, importable from here"
+        ) from error
+    model = function()
+    if not isinstance(model, nn.Module):
+        raise ValueError(
+            f"model {module_name}:{function_name} returned a {type(model).__name__}; "
+            "it must return a torch.nn.Module"
+        )
+    return model
+
+
+def _label_of(spec: str) -> str:
+    path = Path(spec)
+    return path.parent.name if path.name == "weights" else path.stem if path.exists() else spec

@@ -1,0 +1,1 @@
+"""Adversarial training: one step, the loop around it, recipes as named values."""

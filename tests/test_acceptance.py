@@ -1,0 +1,23 @@
+"""The acceptance scripts, shortened; `make acceptance` runs them whole."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+SCRIPTS = Path(__file__).parent.parent / "acceptance"
+SHORT = {"training_bits": "0.4", "evaluation_rows": "40", "kills": "2"}
+
+
+def test_every_script_is_listed() -> None:
+    assert {p.stem for p in SCRIPTS.glob("*.py")} == {*SHORT, "launch"}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("script", SHORT)
+def test_acceptance_script_passes_on_a_short_run(script: str) -> None:
+    command = [sys.executable, str(SCRIPTS / f"{script}.py"), SHORT[script]]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "ok  " in done.stdout
