@@ -194,7 +194,6 @@ def _response(model: Callable[[Tensor], Tensor], images: Tensor) -> tuple[Tensor
         if not logits.requires_grad:
             return logits, torch.zeros_like(images)
         # Unequal weights: where batch statistics are used, equal ones cancel to a zero gradient.
-        # Unequal weights: where batch statistics are used, equal ones cancel to a zero gradient.
         weights = torch.linspace(1, 2, logits.numel(), dtype=logits.dtype, device=logits.device)
         (gradient,) = torch.autograd.grad((logits.flatten() * weights).sum(), leaf)
     return logits.detach(), gradient

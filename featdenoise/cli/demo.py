@@ -36,7 +36,7 @@ from featdenoise.smoothing.noise import Gaussian
 from featdenoise.training.loop import WEIGHTS_FOLDER, RunOptions, train
 from featdenoise.training.recipes import DIGITS_EPSILON, find_recipe
 
-MODELS = {"clean": "digits-clean", "adversarial": "digits", "denoising": "digits-denoise"}
+MODELS = {"clean-trained": "digits-clean", "adversarial": "digits", "denoising": "digits-denoise"}
 """Names in tables and plots, and the recipes behind them."""
 
 GOALS = {"untargeted": False, "targeted": True}
@@ -164,7 +164,7 @@ class Demo:
         return self.out / "images" / f"attack_on_{name}"
 
     def _report(self, image_ids: tuple[int, ...]) -> str:
-        verdict = _verdict(
+        verdict = compare_survivors(
             read_results(self._sweep_folder("adversarial", "untargeted") / "results.jsonl")[1],
             read_results(self._sweep_folder("denoising", "untargeted") / "results.jsonl")[1],
         )
@@ -243,7 +243,7 @@ def _as_floats(pictures: Sequence[np.ndarray]) -> np.ndarray:
     return np.stack(pictures).astype(np.float32) / 255
 
 
-def _verdict(baseline: Sequence[Row], denoising: Sequence[Row]) -> str:
+def compare_survivors(baseline: Sequence[Row], denoising: Sequence[Row]) -> str:
     """Whether denoising helped: a paired comparison over the same images, stated plainly."""
     budget = str(VERDICT_BUDGET)
     survives = [

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from featdenoise.attacks.core import assert_in_ball
 from featdenoise.attacks.oracle import GradientOracle
-from featdenoise.attacks.pgd import PGD
+from featdenoise.attacks.pgd import PGD, paper_step_size
 from featdenoise.attacks.targets import uniform_targets
 from featdenoise.base.chunks import Chunk, cut_chunks, pad_batch
 from featdenoise.base.distributed import World
@@ -59,8 +59,10 @@ class WhiteboxSweep:
         """The attacks to run, each with the budgets recorded on its path."""
         budgets_of: dict[float, list[int]] = {}
         for budget in self.budgets:
-            reach = self.attack.epsilon / budget if self.reach_edge else 0.0
-            budgets_of.setdefault(max(self.attack.step_size, reach), []).append(budget)
+            step = self.attack.step_size
+            if self.reach_edge:
+                step = paper_step_size(self.attack.epsilon, budget, step_size=step)
+            budgets_of.setdefault(step, []).append(budget)
         return [
             (replace(self.attack, step_size=step, num_steps=max(budgets)), tuple(budgets))
             for step, budgets in budgets_of.items()

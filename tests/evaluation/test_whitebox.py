@@ -1,0 +1,234 @@
+"""The white-box sweep against a plain loop over separate attacks, and the evaluator's distrust."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from featdenoise.attacks.pgd import PGD
+from featdenoise.attacks.targets import uniform_targets
+from featdenoise.base.imagefiles import read_image, to_uint8
+from featdenoise.base.results import read_results
+from featdenoise.base.rng import Stream
+from featdenoise.evaluation.whitebox import WhiteboxSweep, evaluate_whitebox, png_name
+
+EPSILON = 0.1
+IDENTITY = {"model": {"name": "tiny"}}
+
+
+@dataclass
+class Source:
+    """Ten 3x8x8 images that a test may spoil."""
+
+    images: Tensor
+    labels: Tensor
+    num_classes: int = 4
+    on_read: Callable[[int], None] = lambda _: None
+
+    def batch(self, image_ids) -> tuple[Tensor, Tensor]:
+        for image_id in image_ids:
+            self.on_read(image_id)
+        return self.images[list(image_ids)], self.labels[list(image_ids)]
+
+
+@pytest.fixture
+def source() -> Source:
+    g = torch.Generator().manual_seed(3)
+    pixels = torch.randint(0, 256, (10, 3, 8, 8), generator=g)
+    return Source(pixels / 255, torch.randint(0, 4, (10,), generator=g))
+
+
+@pytest.fixture
+def sweep() -> WhiteboxSweep:
+    attack = PGD(epsilon=EPSILON, step_size=0.02)
+    return WhiteboxSweep(attack=attack, budgets=(1, 4, 9), chunk_size=4)
+
+
+def evaluate(model: nn.Module, source: Source, sweep: WhiteboxSweep, folder: Path, **options):
+    options = {"identity": IDENTITY, "show_progress": False, **options}
+    ids = options.pop("image_ids", range(10))
+    return evaluate_whitebox(model, source, ids, sweep, folder, **options)[1]
+
+
+@pytest.mark.parametrize("targeted", [False, True])
+def test_rows_equal_separate_attacks_of_each_budget(
+    tiny_model, source, sweep, tmp_path, targeted: bool
+) -> None:
+    sweep = replace(sweep, attack=replace(sweep.attack, targeted=targeted))
+    rows = evaluate(tiny_model, source, sweep, tmp_path)
+    tiny_model.eval()
+    assert [row["id"] for row in rows] == list(range(10))
+    for row in rows:
+        i = row["id"]
+        image, label = source.images[i : i + 1], source.labels[i : i + 1]
+        stream = Stream(seed=0, image_ids=(i,))
+        targets = uniform_targets(label, 4, stream) if targeted else None
+        assert row["label"] == label.item()
+        assert row["target"] == (targets.item() if targeted else None)
+        assert row["clean"] == tiny_model(image).argmax(1).item()
+        for budget in sweep.budgets:
+            attack = replace(sweep.attack, num_steps=budget)
+            adversarial = attack(tiny_model, image, label, stream=stream, targets=targets)
+            expected = tiny_model(adversarial).argmax(1).item()
+            assert row["predictions"][str(budget)] == expected
+
+
+def test_the_attack_makes_a_difference(tiny_model, source, sweep, tmp_path) -> None:
+    source.labels = tiny_model.eval()(source.images).argmax(1)
+    rows = evaluate(tiny_model, source, sweep, tmp_path)
+    assert all(row["clean"] == row["label"] for row in rows)
+    assert any(row["predictions"]["9"] != row["label"] for row in rows)
+
+
+def test_a_sweep_costs_its_largest_budget(tiny_model, source, sweep, tmp_path) -> None:
+    calls = 0
+
+    class Counting(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.net = tiny_model
+
+        def __deepcopy__(self, memo):
+            raise TypeError("counted as it is")
+
+        def forward(self, images: Tensor) -> Tensor:
+            nonlocal calls
+            calls += images.requires_grad
+            return self.net(images)
+
+    evaluate(Counting(), source, replace(sweep, chunk_size=10), tmp_path)
+    assert calls == 9
+
+
+def test_the_papers_rule_gives_short_budgets_a_trajectory_of_their_own() -> None:
+    attack = PGD(epsilon=16 / 255, step_size=1 / 255)
+    sweep = WhiteboxSweep(attack=attack, budgets=(10, 20, 100), reach_edge=True)
+    paths = {budgets: path.step_size for path, budgets in sweep.trajectories()}
+    assert paths == pytest.approx({(10,): 1.6 / 255, (20, 100): 1 / 255})
+    plain = replace(sweep, reach_edge=False)
+    assert [budgets for _, budgets in plain.trajectories()] == [(10, 20, 100)]
+
+
+def test_rows_do_not_depend_on_the_order_or_company_of_images(
+    tiny_model, source, sweep, tmp_path
+) -> None:
+    targeted = replace(sweep, attack=replace(sweep.attack, targeted=True))
+    whole = evaluate(tiny_model, source, targeted, tmp_path / "whole")
+    some = evaluate(tiny_model, source, targeted, tmp_path / "some", image_ids=(7, 2, 5))
+    assert [row["id"] for row in some] == [7, 2, 5]
+    assert [row["target"] for row in some] == [whole[i]["target"] for i in (7, 2, 5)]
+
+
+def test_a_run_cut_short_goes_on_with_equal_rows(tiny_model, source, sweep, tmp_path) -> None:
+    whole = evaluate(tiny_model, source, sweep, tmp_path / "whole")
+
+    def fail_at_9(image_id: int) -> None:
+        if image_id == 9:
+            raise OSError("the disk went away")
+
+    source.on_read = fail_at_9
+    with pytest.raises(OSError, match="went away"):
+        evaluate(tiny_model, source, sweep, tmp_path / "cut")
+    read: list[int] = []
+    source.on_read = read.append
+    assert evaluate(tiny_model, source, sweep, tmp_path / "cut") == whole
+    assert read == [8, 9]  # only the chunk that was missing
+
+
+def test_another_sweep_in_the_folder_is_refused(tiny_model, source, sweep, tmp_path) -> None:
+    evaluate(tiny_model, source, sweep, tmp_path)
+    before = (tmp_path / "results.jsonl").read_bytes()
+    other = replace(sweep, attack=replace(sweep.attack, epsilon=0.2))
+    with pytest.raises(ValueError, match=r"attack.epsilon: 0.1 there, 0.2 here"):
+        evaluate(tiny_model, source, other, tmp_path)
+    assert (tmp_path / "results.jsonl").read_bytes() == before
+
+
+def test_the_model_is_left_as_it_was(tiny_model, source, sweep, tmp_path) -> None:
+    tiny_model.train()
+    before = {k: v.clone() for k, v in tiny_model.state_dict().items()}
+    evaluate(tiny_model, source, sweep, tmp_path)
+    assert tiny_model.training
+    assert all(p.grad is None and p.requires_grad for p in tiny_model.parameters())
+    assert all(torch.equal(v, before[k]) for k, v in tiny_model.state_dict().items())
+
+
+class LeavesTheBall(PGD):
+    """An attack that promises epsilon and takes twice that."""
+
+    def trajectory(self, model, images, labels, **arguments):
+        return {b: (images + 2 * self.epsilon).clamp(0, 1) for b in arguments["record_at"]}
+
+
+class LeavesTheRange(PGD):
+    """An attack that forgets that pixels end at 1."""
+
+    def trajectory(self, model, images, labels, **arguments):
+        return dict.fromkeys(arguments["record_at"], images + self.epsilon)
+
+
+@pytest.mark.parametrize(
+    ("attack", "message"), [(LeavesTheBall, "outside the"), (LeavesTheRange, r"leave \[0, 1\]")]
+)
+def test_an_attack_is_not_trusted(tiny_model, source, tmp_path, attack, message: str) -> None:
+    sweep = WhiteboxSweep(attack=attack(epsilon=EPSILON), budgets=(1,))
+    with pytest.raises(RuntimeError, match=message):
+        evaluate(tiny_model, source, sweep, tmp_path)
+    assert not (tmp_path / "results.jsonl").exists()
+
+
+def test_clean_images_in_other_units_are_refused(tiny_model, source, sweep, tmp_path) -> None:
+    source.images = source.images * 255
+    with pytest.raises(ValueError, match=r"images of chunk 0 must be in \[0, 1\]"):
+        evaluate(tiny_model, source, sweep, tmp_path)
+
+
+def test_labels_outside_the_classes_are_refused(tiny_model, source, sweep, tmp_path) -> None:
+    source.labels[3] = 4
+    with pytest.raises(ValueError, match=r"labels of images \[0, 1, 2, 3\]"):
+        evaluate(tiny_model, source, sweep, tmp_path)
+
+
+def test_logits_that_are_not_finite_have_no_verdict(source, sweep, tmp_path) -> None:
+    model = nn.Sequential(nn.Flatten(), nn.Linear(192, 4))
+    model[1].weight.data.fill_(float("inf"))
+    with pytest.raises(RuntimeError, match="image 0"):
+        evaluate(model, source, sweep, tmp_path)
+
+
+def test_saved_images_are_inside_the_ball_in_8_bits(tiny_model, source, sweep, tmp_path) -> None:
+    pngs = tmp_path / "pngs"
+    evaluate(tiny_model, source, sweep, tmp_path / "run", save_adversarial=pngs)
+    clean = to_uint8(source.images).astype(int)
+    changed = 0
+    for i in range(10):
+        difference = abs(read_image(pngs / png_name(i)).astype(int) - clean[i])
+        assert difference.max() <= 25  # floor of 0.1 * 255
+        changed += difference.max() >= 24
+    assert changed > 5
+    assert len(list(pngs.iterdir())) == 10
+    l2 = replace(sweep, attack=PGD(epsilon=1.5, step_size=0.1, norm="l2"))
+    with pytest.raises(ValueError, match=r"save_adversarial .* norm l2"):
+        evaluate(tiny_model, source, l2, tmp_path / "l2", save_adversarial=pngs)
+
+
+def test_the_header_says_what_was_run(tiny_model, source, sweep, tmp_path) -> None:
+    evaluate(tiny_model, source, sweep, tmp_path)
+    identity = read_results(tmp_path / "results.jsonl")[0]["identity"]
+    assert identity["kind"] == "whitebox"
+    assert identity["model"] == {"name": "tiny"}
+    assert identity["attack"]["kind"] == "PGD"
+    assert identity["attack"]["num_steps"] == 9
+    assert identity["budgets"] == [1, 4, 9]
+
+
+@pytest.mark.parametrize(
+    ("budgets", "message"),
+    [((), "budgets"), ((0, 5), "budgets"), ((5, 3), r"write \[3, 5\]"), ((5, 5), r"write \[5\]")],
+)
+def test_budgets_that_cannot_be_run_are_refused(budgets, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        WhiteboxSweep(budgets=budgets)
