@@ -4,6 +4,9 @@ from featdenoise.attacks.pgd import PGD as PGD
 from featdenoise.base.rng import Stream as Stream
 from featdenoise.data.config import DataConfig as DataConfig
 from featdenoise.data.registry import load_dataset as load_dataset
+
+# Imported because it makes the zoo known to timm.
+from featdenoise.models import timm_names as timm_names
 from featdenoise.models.config import ModelConfig as ModelConfig
 from featdenoise.models.registry import create_model as create_model
 from featdenoise.models.registry import list_models as list_models

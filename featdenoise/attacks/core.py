@@ -211,6 +211,29 @@ def check_name(field: str, value: str, literal: object) -> None:
         raise ValueError(f"{field} must be one of {', '.join(get_args(literal))}; got {value!r}")
 
 
+def check_at_least(field: str, value: int, least: int) -> None:
+    """Refuse a count below its least value.
+
+    Raises:
+        ValueError: names the field and the value.
+    """
+    if value < least:
+        raise ValueError(f"{field} must be at least {least}, got {value}")
+
+
+def refuse_non_finite(is_finite: Tensor, num_steps: int, attack: object) -> None:
+    """Stop where a gradient was NaN or infinite: its sign is 0, the attack would just stand still.
+
+    Raises:
+        FloatingPointError: names the attack and the number of steps.
+    """
+    if not is_finite:  # this waits for the device, so it is asked seldom
+        raise FloatingPointError(
+            f"the input gradient was not finite within {num_steps} steps of {attack}; "
+            "the model's loss is not finite on these images"
+        )
+
+
 def _norms_l2(change: Tensor) -> Tensor:
     """(N, 1, 1, 1) l2 norm of each image's change."""
     return change.flatten(1).norm(dim=1).reshape(-1, *[1] * (change.ndim - 1))

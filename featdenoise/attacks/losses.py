@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-Loss = Literal["cross_entropy", "margin"]
+Loss = Literal["cross_entropy", "margin", "dlr"]
 
 
 def cross_entropy(logits: Tensor, classes: Tensor) -> Tensor:
@@ -32,10 +32,46 @@ def margin(logits: Tensor, classes: Tensor) -> Tensor:
     return others.max(1).values - logits.gather(1, index).squeeze(1)
 
 
+def dlr(logits: Tensor, classes: Tensor) -> Tensor:
+    """The margin over the gap from the first to the third logit (Croce & Hein 2020, eq. 6).
+
+    Neither shifting nor scaling the logits changes it, so a network cannot hide behind a
+    temperature; positive when the image is not taken for `classes`.
+
+    Raises:
+        ValueError: fewer than three classes.
+    """
+    first, _, third = _leading(logits, 3, "dlr")
+    return margin(logits, classes) / (first - third + _TIED)
+
+
+def dlr_targeted(logits: Tensor, labels: Tensor, targets: Tensor) -> Tensor:
+    """How far the target's logit is above the label's, scaled like `dlr` (eq. 7).
+
+    Raises:
+        ValueError: fewer than four classes.
+    """
+    first, _, third, fourth = _leading(logits, 4, "dlr_targeted")
+    logits = _at_least_float32(logits)
+    target, label = (logits.gather(1, c.unsqueeze(1)).squeeze(1) for c in (targets, labels))
+    return (target - label) / (first - (third + fourth) / 2 + _TIED)
+
+
 LOSSES: dict[Loss, Callable[[Tensor, Tensor], Tensor]] = {
     "cross_entropy": cross_entropy,
     "margin": margin,
+    "dlr": dlr,
 }
+
+_TIED = 1e-12
+"""Keeps the quotient finite where the leading logits are equal."""
+
+
+def _leading(logits: Tensor, count: int, loss: str) -> tuple[Tensor, ...]:
+    """The largest logits of each image, the first one first, (N,) each."""
+    if logits.shape[1] < count:
+        raise ValueError(f"{loss} needs at least {count} classes, got {logits.shape[1]}")
+    return _at_least_float32(logits).topk(count).values.unbind(1)
 
 
 def _at_least_float32(logits: Tensor) -> Tensor:

@@ -51,6 +51,10 @@ class GradientOracle:
         if isinstance(self._predict, FrozenTwin):
             self._predict.refresh()
 
+    def __call__(self, images: Tensor) -> Tensor:
+        """Logits (N, K) of images (N, C, H, W), differentiable with respect to the images."""
+        return self._predict(images)
+
     @torch.no_grad()
     def logits(self, images: Tensor) -> Tensor:
         """Logits (N, K) of images (N, C, H, W), without a gradient."""
@@ -84,13 +88,32 @@ class GradientOracle:
         Raises:
             RuntimeError: the logits are not differentiable.
         """
+        _, losses, gradient = self.differentiate(images, lambda z: LOSSES[loss](z, labels))
+        return losses, gradient
+
+    def differentiate(
+        self, images: Tensor, loss: Callable[[Tensor], Tensor]
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Logits, a loss of them, and the loss's input gradient, from one pass.
+
+        Args:
+            images: (N, C, H, W), pixels in [0, 1].
+            loss: (N, K) logits to (N,), each image's from its own logits alone.
+
+        Returns:
+            (N, K) logits, (N,) losses and (N, C, H, W) gradient of the losses' sum.
+
+        Raises:
+            RuntimeError: the logits are not differentiable.
+        """
         with torch.enable_grad():
             leaf = images.detach().requires_grad_(True)
-            losses = LOSSES[loss](self._predict(leaf), labels)
+            logits = self._predict(leaf)
+            losses = loss(logits)
             if not losses.requires_grad:
                 raise RuntimeError(
                     "the model's logits carry no gradient to the images (it detaches them or "
                     "runs without autograd); a gradient attack cannot run on it"
                 )
             (gradient,) = torch.autograd.grad(losses.sum(), leaf)
-        return losses.detach(), gradient
+        return logits.detach(), losses.detach(), gradient

@@ -19,20 +19,26 @@ from featdenoise.attacks.core import (
     PROJECTIONS,
     STEEPEST,
     Norm,
+    check_at_least,
     check_batch,
     check_name,
     check_radius,
     check_stream,
     random_start,
+    refuse_non_finite,
 )
-from featdenoise.attacks.losses import LOSSES, Loss
+from featdenoise.attacks.goal import Goal, aim, keep_stronger
+from featdenoise.attacks.losses import Loss
 from featdenoise.attacks.oracle import GradientOracle
-from featdenoise.attacks.targets import uniform_targets
+from featdenoise.attacks.targets import TargetChoice
 from featdenoise.base.rng import Stream
-from featdenoise.base.units import Pixels, check_classes
+from featdenoise.base.units import Pixels
 
 Model = Callable[[Tensor], Tensor] | GradientOracle
 """What can be attacked: an `nn.Module`, any differentiable images -> logits, or an oracle."""
+
+Direction = Callable[[Tensor], Tensor]
+"""The gradient at the present point -> the direction of the next step, of length 1 in the norm."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,6 +61,8 @@ class PGD:
     """Start at a random point of the ball; otherwise always at the clean image."""
     clean_start_probability: float = 0.0
     """How often a random start is replaced by the clean image (0.2 in the paper's training)."""
+    target_choice: TargetChoice = "uniform"
+    """Which wrong class a targeted attack aims at where no targets are given."""
     restarts: int = 1
     """Independent runs, of which the strongest is kept for each image."""
 
@@ -63,10 +71,9 @@ class PGD:
         check_name("loss", self.loss, Loss)
         check_radius("epsilon", self.epsilon, self.norm)
         check_radius("step_size", self.step_size, self.norm)
-        if self.num_steps < 0:
-            raise ValueError(f"num_steps must be at least 0, got {self.num_steps}")
-        if self.restarts < 1:
-            raise ValueError(f"restarts must be at least 1, got {self.restarts}")
+        check_name("target_choice", self.target_choice, TargetChoice)
+        check_at_least("num_steps", self.num_steps, 0)
+        check_at_least("restarts", self.restarts, 1)
         if not 0 <= self.clean_start_probability <= 1:
             raise ValueError(
                 f"clean_start_probability must be in [0, 1], got {self.clean_start_probability:g}"
@@ -108,6 +115,7 @@ class PGD:
         stream: Stream,
         targets: Tensor | None = None,
         start_clean: bool | None = None,
+        resume: tuple[int, Tensor] | None = None,
     ) -> dict[int, Tensor]:
         """The adversarial images at several numbers of steps, from one path.
 
@@ -121,11 +129,13 @@ class PGD:
             labels: (N,) int64, true classes.
             record_at: distinct numbers of steps in any order; 0 is the start.
             stream: randomness of the N images.
-            targets: (N,) int64, classes to aim at, for a targeted attack; drawn from the stream
-                where None. Every restart aims at the same target.
+            targets: (N,) int64, classes to aim at, for a targeted attack; chosen as
+                `target_choice` says where None. Every restart aims at the same target.
             start_clean: whether this batch starts at the clean images, drawn by the caller once
                 for the whole batch as in the paper's training. None: each image draws for itself,
                 with `clean_start_probability`. Without `random_start` every start is clean.
+            resume: an iterate of this very path and its number of steps, to go on from; only for
+                plain PGD without restarts, whose next step depends on nothing else.
 
         Returns:
             Steps -> (N, C, H, W), pixels in [0, 1], inside the ball; in ascending order.
@@ -142,41 +152,17 @@ class PGD:
         if len(images) == 0:
             return {budget: images.clone() for budget in budgets}
         oracle = GradientOracle.of(model)
-        classes = self._classes(oracle, images, labels, targets, stream)
+        goal = aim(self, oracle, images, labels, stream=stream, targets=targets)
+        if resume is not None:
+            self._check_resume(resume, images, budgets)
         recorded: dict[int, Tensor] = {}
         for restart in range(self.restarts):
-            start = self._start(images, stream, start_clean, restart)
-            for budget, adversarial in self._path(oracle, images, classes, start, budgets):
-                if restart == 0:
-                    recorded[budget] = adversarial
-                else:
-                    is_stronger = self._is_stronger(oracle, adversarial, recorded[budget], classes)
-                    chosen = is_stronger.reshape(-1, 1, 1, 1)
-                    recorded[budget] = torch.where(chosen, adversarial, recorded[budget])
+            first, start = resume or (0, self._start(images, stream, start_clean, restart))
+            for budget, adversarial in self._path(oracle, images, goal, start, budgets, first):
+                if restart > 0:
+                    adversarial = keep_stronger(oracle, goal, adversarial, recorded[budget])
+                recorded[budget] = adversarial
         return recorded
-
-    def _classes(
-        self,
-        oracle: GradientOracle,
-        images: Tensor,
-        labels: Tensor,
-        targets: Tensor | None,
-        stream: Stream,
-    ) -> Tensor:
-        """The classes that the loss is taken against: labels, or targets when targeted."""
-        if targets is not None and not self.targeted:
-            raise ValueError("targets were given to an untargeted attack; set targeted=True")
-        num_classes = oracle.num_classes(images)
-        check_classes(labels, num_classes)
-        if not self.targeted:
-            return labels
-        if targets is None:
-            return uniform_targets(labels, num_classes, stream)
-        check_batch(images, targets, "targets")
-        check_classes(targets, num_classes, "targets")
-        if (targets == labels).any():
-            raise ValueError("targets must be wrong classes, got the true label of an image")
-        return targets
 
     def _start(
         self, images: Tensor, stream: Stream, start_clean: bool | None, restart: int
@@ -189,47 +175,42 @@ class PGD:
             start = torch.where(draws < self.clean_start_probability, images, start)
         return start
 
+    def _check_resume(self, resume: tuple[int, Tensor], images: Tensor, budgets: list[int]) -> None:
+        first, iterate = resume
+        if type(self) is not PGD or self.restarts > 1:
+            raise ValueError("resume needs plain PGD without restarts; leave resume out")
+        if first > budgets[0] or iterate.shape != images.shape or iterate.dtype != images.dtype:
+            raise ValueError(
+                f"resume must be an iterate like the images, of at most {budgets[0]} steps, got "
+                f"{tuple(iterate.shape)} {iterate.dtype} after {first}"
+            )
+
+    def _direction(self) -> Direction:
+        """How a path turns gradients into steps; asked once a path, so it may remember."""
+        return STEEPEST[self.norm]
+
     def _path(
         self,
         oracle: GradientOracle,
         images: Tensor,
-        classes: Tensor,
+        goal: Goal,
         start: Tensor,
         budgets: list[int],
+        first: int,
     ) -> Iterator[tuple[int, Tensor]]:
-        """Walk from the start, handing out the iterates at the budgets in ascending order."""
-        project, steepest = PROJECTIONS[self.norm], STEEPEST[self.norm]
-        # Sec. 6: a targeted attack descends the loss of the target class.
-        length = -self.step_size if self.targeted else self.step_size
+        """Walk on from step `first`, handing out the iterates at the budgets in ascending order."""
+        project, direction = PROJECTIONS[self.norm], self._direction()
         adversarial = start
         is_finite = torch.tensor(True, device=images.device)
-        for step in range(budgets[-1] + 1):
-            if step > 0:
-                _, gradient = oracle.loss_and_gradient(adversarial, classes, self.loss)
-                # The sign of NaN is 0: without this look the attack would just stand still.
+        for step in range(first, budgets[-1] + 1):
+            if step > first:
+                _, _, gradient = oracle.differentiate(adversarial, goal.gain)
                 is_finite &= gradient.isfinite().all()
-                stepped = adversarial + length * steepest(gradient)
+                stepped = adversarial + self.step_size * direction(gradient)
                 adversarial = project(stepped, images, self.epsilon)
             if step in budgets:
-                if not is_finite:  # asked only here: it waits for the device
-                    raise FloatingPointError(
-                        f"the input gradient was not finite within {step} steps of {self}; "
-                        "the model's loss is not finite on these images"
-                    )
+                refuse_non_finite(is_finite, step, self)
                 yield step, adversarial
-
-    def _is_stronger(
-        self, oracle: GradientOracle, challenger: Tensor, champion: Tensor, classes: Tensor
-    ) -> Tensor:
-        """(N,) bool: the challenger succeeds first, or neither does and its loss is stronger."""
-        strengths = []
-        for adversarial in (challenger, champion):
-            logits = oracle.logits(adversarial)
-            hits = logits.argmax(1) == classes
-            losses = LOSSES[self.loss](logits, classes)
-            strengths.append((hits, -losses) if self.targeted else (~hits, losses))
-        (succeeds, loss), (succeeded, best_loss) = strengths
-        return ~succeeded & (succeeds | (loss > best_loss))
 
 
 def fgsm(epsilon: float, *, targeted: bool = False) -> PGD:

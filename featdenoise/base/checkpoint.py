@@ -7,6 +7,7 @@ few are kept. Loading never unpickles code.
 import os
 import pickle
 import re
+import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -61,13 +62,14 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
 
     Raises:
         FileNotFoundError: there is no such file.
-        ValueError: the file is truncated or is not a checkpoint.
+        ValueError: the file is truncated, damaged or is not a checkpoint.
     """
     if not path.is_file():
         raise FileNotFoundError(f"no checkpoint at {path}")
     try:
+        _compare_checksums(path)
         state = torch.load(path, map_location="cpu", weights_only=True)
-    except (RuntimeError, OSError, EOFError, pickle.UnpicklingError) as error:
+    except (RuntimeError, OSError, EOFError, pickle.UnpicklingError, zipfile.BadZipFile) as error:
         raise ValueError(
             f"checkpoint {path} is damaged or is not a checkpoint ({type(error).__name__}); "
             "delete it to fall back to the one before"
@@ -75,3 +77,12 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
     if not isinstance(state, dict):
         raise ValueError(f"checkpoint {path} holds a {type(state).__name__}, not a dictionary")
     return state
+
+
+def _compare_checksums(path: Path) -> None:
+    """Raise BadZipFile where a part is not what was written: `torch.load` takes any bytes."""
+    if zipfile.is_zipfile(path):
+        with zipfile.ZipFile(path) as archive:
+            damaged = archive.testzip()
+        if damaged is not None:
+            raise zipfile.BadZipFile(f"checksum of {damaged}")

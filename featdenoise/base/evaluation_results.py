@@ -151,11 +151,11 @@ class EvaluationResults:
     def _prepare(self) -> list[int]:
         """Keep the rows of whole chunks in one file, drop the rest; indices of what is left."""
         self.folder.mkdir(parents=True, exist_ok=True)
-        # A merged file from which somebody deleted a damaged line is one more part.
+        # A merged file that somebody changed, as by deleting a damaged line, is one more part.
         found = [*self._parts(), *([self.path] if self.path.exists() else [])]
         rows_of = self._read_rows(found)
         whole = [chunk for chunk in self._chunks if self._is_whole(chunk, rows_of)]
-        if len(whole) == len(self._chunks) and self.path.exists():
+        if len(whole) == len(self._chunks) and self._is_merged(rows_of):
             self._delete_parts()
         elif found:
             self._parts_folder.mkdir(exist_ok=True)
@@ -189,6 +189,8 @@ class EvaluationResults:
             header, rows = read_results(path)
             require_same_identity(header, self._identity, path)
             for row in rows:
+                if type(row.get("id")) is not int:
+                    raise ValueError(f"a row of {path} names no image: {row}; delete that line")
                 # A kill between writing a file and deleting its sources leaves copies.
                 if row not in rows_of.setdefault(row["id"], []):
                     rows_of[row["id"]].append(row)
@@ -197,12 +199,20 @@ class EvaluationResults:
     def _is_whole(self, chunk: Chunk, rows_of: Mapping[int, list[Row]]) -> bool:
         return all(len(rows_of.get(i, [])) == self._rows_per_image for i in chunk.ids)
 
+    def _is_merged(self, rows_of: Mapping[int, list[Row]]) -> bool:
+        """Whether the merged file is there, with no row too many."""
+        return self.path.exists() and read_results(self.path)[1] == _in_order(self._chunks, rows_of)
+
     def _write_rows(
         self, path: Path, chunks: Sequence[Chunk], rows_of: Mapping[int, list[Row]]
     ) -> None:
-        rows = [row for chunk in chunks for i in chunk.ids for row in rows_of[i]]
+        rows = _in_order(chunks, rows_of)
         write_atomically(path, "".join(to_line(row) for row in [self._header, *rows]).encode())
 
     def _delete_parts(self) -> None:
         if self._parts_folder.exists():
             shutil.rmtree(self._parts_folder)
+
+
+def _in_order(chunks: Sequence[Chunk], rows_of: Mapping[int, list[Row]]) -> list[Row]:
+    return [row for chunk in chunks for i in chunk.ids for row in rows_of[i]]

@@ -6,8 +6,8 @@ weights. torch.fx finds the pairs.
 
 Left as they are: a batch norm without running statistics (it is not constant) or of a subclass (as
 timm's with an activation inside), one that does not directly and alone follow a plain
-`nn.Conv1d/2d/3d` that is called once, and batch norm inside modules that torch.fx cannot trace,
-which is said in a warning; around them everything is folded.
+`nn.Conv1d/2d/3d` that is called once, a pair of which one has a forward hook, and batch norm inside
+modules that torch.fx cannot trace, which is said in a warning; around them everything is folded.
 """
 
 import copy
@@ -109,6 +109,9 @@ def _pair(convolution: nn.Module | None, batch_norm: nn.Module) -> Fold | None:
         return None
     # A subclass may compute something else.
     if not all(type(part).__module__.startswith("torch.nn.") for part in (convolution, batch_norm)):
+        return None
+    # What a hook does to an output would be lost.
+    if convolution._forward_hooks or batch_norm._forward_hooks:
         return None
     statistics = batch_norm.running_var
     if batch_norm.training or statistics is None or statistics.dtype != convolution.weight.dtype:

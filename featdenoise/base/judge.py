@@ -39,8 +39,10 @@ def check_logits(logits: Tensor, images: Tensor) -> None:
     """Refuse an output of the model that is not one row of logits an image.
 
     Raises:
-        ValueError: names the shape.
+        ValueError: names the type or the shape.
     """
+    if not isinstance(logits, Tensor):
+        raise ValueError(f"the model must give logits, a Tensor, got a {type(logits).__name__}")
     if logits.ndim != 2 or len(logits) != len(images):
         raise ValueError(
             f"the model must give ({len(images)}, K) logits for {len(images)} images, "

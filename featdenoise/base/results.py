@@ -10,8 +10,10 @@ import dataclasses
 import json
 import os
 import platform
+import shlex
 import socket
 import subprocess
+import sys
 from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime
 from pathlib import Path
@@ -48,6 +50,7 @@ def volatile_facts(world: World | None = None) -> Row:
     world = world or World()
     gpu = torch.cuda.get_device_name(world.device) if world.device.type == "cuda" else None
     return {
+        "command": shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]]),
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
         "host": socket.gethostname(),
         "processes": world.size,

@@ -2,7 +2,8 @@
 
 One class a kind of run; `summarize` chooses it by the header. Everything is a count of images
 (`Proportion`), never a mean of means. An image that is missing or there twice is an error. Reports
-and Python users of the evaluations count here and nowhere else.
+and Python users of the evaluations count here, for white-box attacks in `whitebox_summary`, and
+nowhere else.
 """
 
 from bisect import bisect_left
@@ -12,31 +13,13 @@ from typing import Any
 
 from featdenoise.base.binomial import Proportion
 from featdenoise.base.results import Row
-from featdenoise.base.units import format_pixels
+from featdenoise.base.whitebox_summary import Whitebox as Whitebox
+from featdenoise.base.whitebox_summary import summarize_whitebox as summarize_whitebox
 
 ABSTAIN = -1
 """The prediction of a smoothed classifier that abstains."""
 CLEAN = "clean"
 """The attacker that did nothing: black-box rows of the clean images."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Whitebox:
-    """A sweep of one attack over iteration budgets against one model."""
-
-    model: str
-    attack: str
-    """The threat in words, such as `targeted PGD, linf, epsilon 16/255`; runs that share it are
-    comparable."""
-    targeted: bool
-    budgets: tuple[int, ...]
-    clean_accuracy: Proportion
-    robust_accuracy: tuple[Proportion, ...]
-    """At each budget: the prediction on the adversarial image alone is the label."""
-    worst_case_accuracy: tuple[Proportion, ...]
-    """Up to each budget: right when clean and at every budget so far."""
-    attack_success_rate: tuple[Proportion, ...]
-    """At each budget: targeted, predicted as the target; untargeted, not predicted as the label."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -105,40 +88,6 @@ class Training:
 
 
 Summary = Whitebox | Blackbox | Certification | Training
-
-
-def summarize_whitebox(model: str, identity: Mapping[str, Any], rows: Sequence[Row]) -> Whitebox:
-    """Count clean, robust, worst-case and attacked images at every budget.
-
-    Raises:
-        ValueError: an image occurs twice, or lacks a budget or a target.
-    """
-    _require_once([row["id"] for row in rows], "image")
-    attack, budgets = identity["attack"], sorted(identity["budgets"])
-    targeted = bool(attack["targeted"])
-    alive = [row["clean"] == row["label"] for row in rows]
-    clean_accuracy = Proportion(sum(alive), len(rows))
-    robust, worst_case, success = [], [], []
-    for budget in budgets:
-        predictions = [_prediction(row, budget) for row in rows]
-        right = [p == row["label"] for p, row in zip(predictions, rows, strict=True)]
-        alive = [a and r for a, r in zip(alive, right, strict=True)]
-        won = [not r for r in right]
-        if targeted:
-            won = [p == _target(row) for p, row in zip(predictions, rows, strict=True)]
-        robust.append(Proportion(sum(right), len(rows)))
-        worst_case.append(Proportion(sum(alive), len(rows)))
-        success.append(Proportion(sum(won), len(rows)))
-    return Whitebox(
-        model=model,
-        attack=_threat(attack),
-        targeted=targeted,
-        budgets=tuple(budgets),
-        clean_accuracy=clean_accuracy,
-        robust_accuracy=tuple(robust),
-        worst_case_accuracy=tuple(worst_case),
-        attack_success_rate=tuple(success),
-    )
 
 
 def summarize_blackbox(model: str, identity: Mapping[str, Any], rows: Sequence[Row]) -> Blackbox:
@@ -249,22 +198,3 @@ def _require_once(keys: Sequence[object], what: str) -> None:
     if len(set(keys)) != len(keys):
         twice = next(key for key in keys if keys.count(key) > 1)
         raise ValueError(f"{what} {twice} occurs twice")
-
-
-def _prediction(row: Row, budget: int) -> int:
-    try:
-        return int(row["predictions"][str(budget)])
-    except KeyError:
-        raise ValueError(f"image {row['id']} has no prediction at budget {budget}") from None
-
-
-def _target(row: Row) -> int:
-    if row["target"] is None:
-        raise ValueError(f"image {row['id']} of a targeted run has no target")
-    return int(row["target"])
-
-
-def _threat(attack: Mapping[str, Any]) -> str:
-    manner = "targeted" if attack["targeted"] else "untargeted"
-    norm = attack.get("norm", "linf")
-    return f"{manner} {attack['kind']}, {norm}, epsilon {format_pixels(attack['epsilon'])}"

@@ -11,13 +11,16 @@ def read_labels(path: Path, label_offset: int = 0) -> dict[str, int]:
 
     Raises:
         FileNotFoundError: there is no such file.
-        ValueError: unknown columns, a line that cannot be read, a name that occurs twice, or a
-            label below the offset.
+        ValueError: no CSV in UTF-8, unknown columns, a line that cannot be read, a name that occurs
+            twice, or a label below the offset.
     """
     if not path.is_file():
         raise FileNotFoundError(f"no labels at {path}; expected a CSV of name,label")
-    with path.open(newline="", encoding="utf-8-sig") as file:
-        lines = [(number, cells) for number, cells in enumerate(csv.reader(file), 1) if cells]
+    try:
+        with path.open(newline="", encoding="utf-8-sig") as file:
+            lines = [(number, cells) for number, cells in enumerate(csv.reader(file), 1) if cells]
+    except (UnicodeDecodeError, csv.Error) as error:
+        raise ValueError(f"{path} is no CSV file in UTF-8: {error}") from error
     name_at, label_at = 0, 1
     if lines and not (len(lines[0][1]) == 2 and _is_integer(lines[0][1][1])):
         name_at, label_at = _find_columns(path, [cell.strip() for cell in lines.pop(0)[1]])
@@ -39,7 +42,7 @@ def read_labels(path: Path, label_offset: int = 0) -> dict[str, int]:
 
 
 def _is_integer(text: str) -> bool:
-    return text.strip().lstrip("-").isdecimal()
+    return text.strip().removeprefix("-").isdecimal()
 
 
 def _find_columns(path: Path, header: list[str]) -> tuple[int, int]:

@@ -18,17 +18,18 @@ import numpy as np
 import tyro
 
 from featdenoise.attacks.pgd import PGD
-from featdenoise.base.binomial import two_sided_p_value
 from featdenoise.base.checkpoint import write_atomically
 from featdenoise.base.distributed import Device, World
 from featdenoise.base.imagefiles import read_image, to_uint8, write_png
+from featdenoise.base.paired import PairedComparison
 from featdenoise.base.results import Row, read_results
 from featdenoise.base.units import format_pixels
 from featdenoise.blackbox.score import BlackboxScoring, score_blackbox
 from featdenoise.cli.subject import DataChoice, ModelChoice
 from featdenoise.data.imageset import ImageSet
 from featdenoise.evaluation.certification import Certification, certify_images
-from featdenoise.evaluation.whitebox import WhiteboxSweep, evaluate_whitebox, png_name
+from featdenoise.evaluation.entries import Entry
+from featdenoise.evaluation.whitebox import WhiteboxEvaluation, evaluate_whitebox, png_name
 from featdenoise.report.html import Section
 from featdenoise.report.plots import picture, picture_strip
 from featdenoise.report.runs import report_runs
@@ -112,24 +113,22 @@ class Demo:
         chosen = ModelChoice(model=str(self.out / name / WEIGHTS_FOLDER), label=name)
         model = chosen.load(world)
         about = {"model": chosen.about(model), "data": about_data}
-        for goal, targeted in GOALS.items():
-            _say(world, f"attacking {name}, {goal}")
-            attack = PGD(
-                epsilon=DIGITS_EPSILON,
-                step_size=STEP_SIZE,
-                num_steps=max(BUDGETS),
-                targeted=targeted,
-            )
-            evaluate_whitebox(
-                model,
-                images,
-                image_ids,
-                WhiteboxSweep(attack=attack, budgets=BUDGETS, chunk_size=32),
-                self._sweep_folder(name, goal),
-                identity=about,
-                world=world,
-                save_adversarial=None if targeted else self._attacker_folder(name),
-            )
+        _say(world, f"attacking {name}")
+        attack = PGD(epsilon=DIGITS_EPSILON, step_size=STEP_SIZE)
+        entries = tuple(
+            Entry(name=goal, attack=replace(attack, targeted=targeted), budgets=BUDGETS)
+            for goal, targeted in GOALS.items()
+        )
+        evaluate_whitebox(
+            model,
+            images,
+            image_ids,
+            WhiteboxEvaluation(entries=entries, chunk_size=32),
+            self.out / name,
+            identity=about,
+            world=world,
+            save_adversarial=self._attacker_folder(name),
+        )
         _say(world, f"certifying {name}")
         certify_images(
             model,
@@ -250,19 +249,15 @@ def compare_survivors(baseline: Sequence[Row], denoising: Sequence[Row]) -> str:
         [row["predictions"][budget] == row["label"] for row in rows]
         for rows in (baseline, denoising)
     ]
-    only_baseline = sum(b and not d for b, d in zip(*survives, strict=True))
-    only_denoising = sum(d and not b for b, d in zip(*survives, strict=True))
+    paired = PairedComparison.of(*survives)
     counts = (
-        f"under untargeted PGD of {budget} iterations it is right on {sum(survives[1])} of "
-        f"{len(denoising)} images, the baseline on {sum(survives[0])} ({only_denoising} only by "
-        f"it, {only_baseline} only by the baseline"
+        f"under untargeted PGD of {budget} iterations it is right on {paired.second.correct} of "
+        f"{paired.count} images, the baseline on {paired.first.correct} ({paired.only_second} only "
+        f"by it, {paired.only_first} only by the baseline; paired test, p = {paired.p_value:.2g})."
     )
-    differing = only_baseline + only_denoising
-    p_value = two_sided_p_value(max(only_baseline, only_denoising), differing) if differing else 1.0
-    counts = f"{counts}; paired test, p = {p_value:.2g})."
-    if only_denoising <= only_baseline:
+    if paired.only_second <= paired.only_first:
         return f"On this tiny task the denoising model is NOT better than the baseline: {counts}"
-    if p_value > 0.05:
+    if not paired.is_significant:
         return (
             "On this tiny task the denoising model is not significantly better than the "
             f"baseline: {counts}"

@@ -10,8 +10,13 @@ import tyro
 from featdenoise.base.distributed import join_world
 from featdenoise.cli.blackbox import Blackbox
 from featdenoise.cli.certify import Certify
+from featdenoise.cli.compare import Compare
 from featdenoise.cli.demo import Demo
+from featdenoise.cli.doctor import Doctor
+from featdenoise.cli.export import Export
+from featdenoise.cli.import_tensorpack import ImportTensorpack
 from featdenoise.cli.models import Models
+from featdenoise.cli.predict import Predict
 from featdenoise.cli.report import Report
 from featdenoise.cli.train import Train
 from featdenoise.cli.whitebox import Whitebox
@@ -23,6 +28,11 @@ Command = (
     | Annotated[Blackbox, tyro.conf.subcommand("blackbox")]
     | Annotated[Certify, tyro.conf.subcommand("certify")]
     | Annotated[Report, tyro.conf.subcommand("report")]
+    | Annotated[Compare, tyro.conf.subcommand("compare")]
+    | Annotated[Predict, tyro.conf.subcommand("predict")]
+    | Annotated[Doctor, tyro.conf.subcommand("doctor")]
+    | Annotated[Export, tyro.conf.subcommand("export")]
+    | Annotated[ImportTensorpack, tyro.conf.subcommand("import-tensorpack")]
     | Annotated[Models, tyro.conf.subcommand("models")]
 )
 
@@ -42,7 +52,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             text = command.run(world)
             if world.is_main and text:
                 print(text)  # noqa: T201
-    except (ValueError, FileNotFoundError, RuntimeError, FloatingPointError) as error:
+    except (ValueError, OSError, RuntimeError, FloatingPointError) as error:
         print(f"error: {error}", file=sys.stderr)  # noqa: T201
         return 2
     return 0

@@ -15,9 +15,12 @@ class Report:
     """Draw tables and plots of finished runs side by side."""
 
     runs: Annotated[tuple[Path, ...], tyro.conf.Positional]
-    """Folders of white-box, black-box, certification and training runs."""
+    """Folders of white-box, black-box, certification and training runs; white-box runs that differ
+    only in their seed share a curve."""
     out: Path = Path("report")
     """Folder of report.html, report.json and the pictures."""
+    json: Path | None = None
+    """Another file for the counts, beside report.json in the folder."""
 
     device: tyro.conf.Suppress[Device] = "cpu"
 
@@ -25,5 +28,5 @@ class Report:
         """Write the report; the text is its tables."""
         if not world.is_main:
             return ""
-        text = report_runs(self.runs, self.out)
+        text = report_runs(self.runs, self.out, json_file=self.json)
         return f"{text}\nreport in {self.out / 'report.html'}"

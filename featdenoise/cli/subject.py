@@ -13,7 +13,8 @@ from featdenoise.data.config import DataConfig, Split
 from featdenoise.data.imageset import ImageSet
 from featdenoise.data.registry import load_dataset
 from featdenoise.data.subset import hash_subset, pick_subset
-from featdenoise.models.weights import fingerprint_weights, load_model
+from featdenoise.models.info import ModelInfo
+from featdenoise.models.weights import HUB_PREFIX, fingerprint_weights, load_model_and_info
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -21,8 +22,8 @@ class ModelChoice:
     """The model to judge."""
 
     model: str
-    """A weights folder, a checkpoint, package.module:function that returns any nn.Module on RGB
-    images in [0, 1], or a name of `featdenoise models` (fresh weights)."""
+    """A weights folder, hf-hub:owner/repository, a checkpoint, package.module:function that returns
+    any nn.Module on RGB images in [0, 1], or a name of `featdenoise models`."""
     label: str | None = None
     """Name of the model in tables and plots; by default taken from the path."""
 
@@ -33,12 +34,7 @@ class ModelChoice:
             ValueError: nothing of that name, or not a module.
             FileNotFoundError: an incomplete weights folder.
         """
-        module, _, function = self.model.partition(":")
-        if function and not Path(self.model).exists():
-            loaded = _call(module, function)
-        else:
-            loaded = load_model(self.model)
-        return loaded.to(world.device).eval()
+        return load_subject(self.model, world)[0]
 
     def about(self, model: nn.Module) -> dict[str, str]:
         """What identifies the model in a run header: its label and a digest of its weights."""
@@ -58,7 +54,7 @@ class DataChoice:
     split: Split = "test"
     """Which split."""
     subset: str = "all"
-    """Which images of it: all, first:100, every:20 or sample:100."""
+    """Which images of it: all, first:100, every:20, sample:100 or file:ids.txt."""
 
     def load(self, seed: int) -> tuple[ImageSet, tuple[int, ...]]:
         """The split, and the ids of the chosen images."""
@@ -77,6 +73,22 @@ class DataChoice:
         }
 
 
+def load_subject(source: str, world: World) -> tuple[nn.Module, ModelInfo]:
+    """A model on the world's device, in evaluation mode, and what its weights say about it.
+
+    Raises:
+        ValueError: nothing of that name, or not a module.
+        FileNotFoundError: an incomplete weights folder.
+        RuntimeError: a download fails.
+    """
+    module, _, function = source.partition(":")
+    if function and not source.startswith(HUB_PREFIX) and not Path(source).exists():
+        loaded, info = _call(module, function), ModelInfo()
+    else:
+        loaded, info = load_model_and_info(source)
+    return loaded.to(world.device).eval(), info
+
+
 def _call(module_name: str, function_name: str) -> nn.Module:
     if "" not in sys.path:  # an installed command does not search the current folder by itself
         sys.path.insert(0, "")
@@ -87,6 +99,10 @@ def _call(module_name: str, function_name: str) -> nn.Module:
             f"model {module_name}:{function_name} cannot be found ({error}); write "
             "package.module:function, importable from here"
         ) from error
+    if not callable(function):
+        raise ValueError(
+            f"model {module_name}:{function_name} is a {type(function).__name__}, not a function"
+        )
     model = function()
     if not isinstance(model, nn.Module):
         raise ValueError(

@@ -57,14 +57,14 @@ def _open(dataset: type[CIFAR10], config: DataConfig, split: Split, spec: Datase
     folder = root / dataset.base_folder
     if not config.download and not folder.is_dir():
         raise FileNotFoundError(
-            f"{spec.name} is not in {root}: {spec.layout}; or fetch it with --data.download"
+            f"{spec.name} is not in {root}: {spec.layout}; or fetch it with train --download"
         )
     try:
         return dataset(root, train=split == "train", download=config.download)
     except RuntimeError as error:
         raise ValueError(
             f"{spec.name} in {folder} is incomplete or damaged ({error}); delete the folder and "
-            "fetch it again with --data.download"
+            "fetch it again with train --download"
         ) from error
 
 

@@ -1,217 +1,374 @@
-"""White-box evaluation: a whole curve of accuracy against iterations from one trajectory.
+"""White-box evaluation: attacks on a model, one results file an attack, one row an image.
 
-The same start and step visit the 10-, 20-, ..., 2000-step iterates on one path, so a sweep costs
-its largest budget, not their sum. The evaluator trusts no attack (DESIGN, L5): it re-checks ball
+The same start and step visit the 10-, 20-, ..., 2000-step iterates on one path, so a curve costs
+its largest budget, not the sum. The evaluator trusts no attack (DESIGN, L5): it re-checks ball
 and range of every adversarial image and decides with its own full-precision forward pass.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor, nn
+from torch.nn.functional import cross_entropy
 
+from featdenoise.attacks.apgd import TargetedAPGD
+from featdenoise.attacks.autoattack import AutoAttack
 from featdenoise.attacks.core import assert_in_ball
+from featdenoise.attacks.goal import aim
 from featdenoise.attacks.oracle import GradientOracle
-from featdenoise.attacks.pgd import PGD, paper_step_size
-from featdenoise.attacks.targets import uniform_targets
+from featdenoise.attacks.pgd import PGD
 from featdenoise.base.chunks import Chunk, cut_chunks, pad_batch
 from featdenoise.base.distributed import World
 from featdenoise.base.evaluation_results import EvaluationResults
 from featdenoise.base.imagefiles import quantize_inside_ball, to_uint8, whole_levels, write_png
 from featdenoise.base.judge import judge
-from featdenoise.base.results import Row
+from featdenoise.base.results import RESULTS_FILE, Row, read_results
 from featdenoise.base.rng import Stream
 from featdenoise.base.units import check_classes, check_images
 from featdenoise.data.imageset import LabelledImages
 from featdenoise.data.subset import hash_subset
+from featdenoise.evaluation.entries import FINAL, Entry
+from featdenoise.evaluation.iterates import KeptIterates, set_aside
+
+CLEAN = "clean"
+"""What broke an image that is wrong without an attack."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class WhiteboxSweep:
-    """PGD at several iteration budgets (Xie et al. 2019, Sec. 6.1)."""
+class WhiteboxEvaluation:
+    """Which attacks, and how their images are cut and drawn."""
 
-    attack: PGD = field(default_factory=PGD)
-    """Radius, step, goal, norm and start; its num_steps is replaced by the budgets."""
-    budgets: tuple[int, ...] = (10, 20, 50, 100, 200)
-    """Numbers of iterations to report."""
-    reach_edge: bool = False
-    """The paper's rule: a step of at least epsilon / budget, so that short attacks cross the ball.
-    Budgets with a larger step get a trajectory of their own."""
+    entries: tuple[Entry, ...]
+    """The attacks, in order."""
+    protocol: str | None = None
+    """The name under which these entries are known, if they are a named protocol."""
+    worst_case: bool = False
+    """Ask only whether an image is ever broken: one that is drops out of everything after."""
     chunk_size: int = 64
     """Images attacked together; part of the run's identity, because kernels round by batch."""
     seed: int = 0
+    """Seed of starts, targets and all other draws."""
 
     def __post_init__(self) -> None:
-        """Refuse budgets that cannot be run."""
-        if not self.budgets or min(self.budgets) < 1:
-            raise ValueError(f"budgets must be iteration counts >= 1, got {list(self.budgets)}")
-        if list(self.budgets) != sorted(set(self.budgets)):
-            raise ValueError(
-                f"budgets must rise and not repeat, got {list(self.budgets)}; "
-                f"write {sorted(set(self.budgets))}"
-            )
+        """Refuse an evaluation without entries, or with two of one name."""
+        names = [entry.name for entry in self.entries]
+        if not names or len(set(names)) != len(names):
+            raise ValueError(f"entries need different names, got {names}")
         if self.chunk_size < 1:
             raise ValueError(f"chunk_size must be >= 1, got {self.chunk_size}")
-
-    def trajectories(self) -> list[tuple[PGD, tuple[int, ...]]]:
-        """The attacks to run, each with the budgets recorded on its path."""
-        budgets_of: dict[float, list[int]] = {}
-        for budget in self.budgets:
-            step = self.attack.step_size
-            if self.reach_edge:
-                step = paper_step_size(self.attack.epsilon, budget, step_size=step)
-            budgets_of.setdefault(step, []).append(budget)
-        return [
-            (replace(self.attack, step_size=step, num_steps=max(budgets)), tuple(budgets))
-            for step, budgets in budgets_of.items()
-        ]
 
 
 def evaluate_whitebox(
     model: nn.Module,
     images: LabelledImages,
     image_ids: Sequence[int],
-    sweep: WhiteboxSweep,
+    evaluation: WhiteboxEvaluation,
     folder: Path,
     *,
     identity: Mapping[str, Any],
     world: World | None = None,
     save_adversarial: Path | None = None,
+    keep_iterates: bool = False,
     show_progress: bool = True,
-) -> tuple[Row, list[Row]]:
-    """Attack `model` on these images and record its predictions at every budget.
+) -> dict[str, list[Row]]:
+    """Attack `model` on these images by every entry and record its predictions.
 
-    Every process calls this; each computes whole chunks. A run that was cut short goes on.
+    Every process calls this; each computes whole chunks. What is already in the folder is kept: an
+    evaluation that was cut short goes on, one with more entries computes only the new ones.
 
     Args:
         model: images (N, C, H, W) in [0, 1] to logits (N, K).
         images: where they come from.
         image_ids: which of them, in the order of the results.
-        sweep: attack and budgets.
-        folder: gets results.jsonl.
+        evaluation: the attacks.
+        folder: gets a sub-folder with results.jsonl for each entry.
         identity: what else identifies the run: model, data.
         world: this process among all.
-        save_adversarial: folder for the last budget's images as PNG, 8-bit and inside the ball.
-        show_progress: whether to draw a bar.
+        save_adversarial: folder for the final images of the first entry as PNG, 8-bit and inside
+            the ball.
+        keep_iterates: whether to keep the iterates of plain PGD on disk, so that budgets added
+            later cost only their own steps.
+        show_progress: whether to draw bars.
 
     Returns:
-        The run header and one row an image: id, label, target (None if untargeted), clean
-        prediction, prediction at each budget.
+        The rows of each entry, one an image: id, label, target (None if untargeted), clean
+        prediction, prediction at each budget ("final" without budgets), losses at start and end;
+        in a worst-case run, for an image already broken, `broken_by` and no predictions.
 
     Raises:
         ValueError: images outside [0, 1], labels outside the classes, another run in the folder,
             adversarial images to be saved of another norm than linf.
-        RuntimeError: the attack left the ball, or logits are not finite.
+        RuntimeError: an attack left the ball or the range, or logits are not finite.
     """
     world = world or World()
-    chunks = cut_chunks(image_ids, sweep.chunk_size)
-    if save_adversarial is not None and sweep.attack.norm != "linf":
-        raise ValueError(
-            f"save_adversarial writes 8-bit images inside an l-infinity ball, got norm "
-            f"{sweep.attack.norm}; leave it out"
-        )
-    whole_identity = {
-        "kind": "whitebox",
-        **identity,
-        "attack": replace(sweep.attack, num_steps=max(sweep.budgets)),
-        "budgets": list(sweep.budgets),
-        "reach_edge": sweep.reach_edge,
-        "chunk_size": sweep.chunk_size,
-        "seed": sweep.seed,
-        "images": hash_subset(image_ids),
-        "save_adversarial": None if save_adversarial is None else str(save_adversarial),
-    }
-    results = EvaluationResults(folder, whole_identity, chunks, world=world)
+    _check_savable(save_adversarial, evaluation.entries[0])
     model = model.to(world.device)
     oracle = GradientOracle(model)
+    broken_by: dict[int, str] = {}
+    rows_of: dict[str, list[Row]] = {}
+    for entry in evaluation.entries:
+        saves = save_adversarial if entry is evaluation.entries[0] else None
+        run = _EntryRun(model, oracle, images, evaluation, entry, world, saves, dict(broken_by))
+        whole_identity = run.identity(identity, image_ids, list(rows_of))
+        _set_aside(folder / entry.name / RESULTS_FILE, whole_identity, world)
+        chunks = cut_chunks(image_ids, evaluation.chunk_size)
+        results = EvaluationResults(folder / entry.name, whole_identity, chunks, world=world)
+        if keep_iterates and type(entry.attack) is PGD and not evaluation.worst_case:
+            kept = KeptIterates.open(folder / entry.name / "iterates", whole_identity)
+            run = replace(run, kept=kept)
+        _, rows = results.complete(run.attack, what=entry.name, show_progress=show_progress)
+        rows_of[entry.name] = rows
+        for row in rows:
+            breaker = _breaker(row, entry.name)
+            if evaluation.worst_case and breaker is not None:
+                broken_by.setdefault(row["id"], breaker)
+    return rows_of
 
-    def attack(chunk: Chunk) -> list[Row]:
-        batch = _Batch.load(images, chunk, sweep, world)
-        rows, last = _attack_chunk(model, oracle, batch, sweep)
-        if save_adversarial is not None:
-            _save_pngs(save_adversarial, batch, last, sweep)
-        return rows
 
-    return results.complete(attack, what="white-box", show_progress=show_progress)
+def _set_aside(path: Path, identity: Row, world: World) -> None:
+    """Make way for other budgets of the same attack."""
+    if world.is_main and path.exists():
+        header, _ = read_results(path)
+        set_aside(path, header["identity"], identity)
+    world.barrier()
+
+
+def _check_savable(save_adversarial: Path | None, entry: Entry) -> None:
+    norm = getattr(entry.attack, "norm", "linf")
+    if save_adversarial is not None and norm != "linf":
+        raise ValueError(
+            f"save_adversarial writes 8-bit images inside an l-infinity ball, got norm {norm}; "
+            "leave it out"
+        )
+
+
+def _breaker(row: Row, entry_name: str) -> str | None:
+    """What broke the image of this row so far, if anything did."""
+    if row.get("broken_by"):
+        return str(row["broken_by"])
+    if row["clean"] != row["label"]:
+        return CLEAN
+    wrong = any(prediction != row["label"] for prediction in row["predictions"].values())
+    return entry_name if wrong else None
 
 
 @dataclass(frozen=True)
 class _Batch:
-    """A chunk's images, padded to full size; only the first `count` rows are real."""
+    """Images under attack, padded to one size; only the first `count` rows are real."""
 
     images: Tensor
     labels: Tensor
-    stream: Stream
+    image_ids: tuple[int, ...]
     count: int
 
     @classmethod
     def load(
-        cls, source: LabelledImages, chunk: Chunk, sweep: WhiteboxSweep, world: World
+        cls, source: LabelledImages, ids: tuple[int, ...], size: int, world: World
     ) -> "_Batch":
-        images, labels = source.batch(chunk.ids)
-        check_images(images, f"images of chunk {chunk.index}")
-        check_classes(labels, source.num_classes, f"labels of images {list(chunk.ids)}")
-        padding = sweep.chunk_size - len(chunk.ids)
+        images, labels = source.batch(ids)
+        check_images(images, f"images {list(ids)}")
+        check_classes(labels, source.num_classes, f"labels of images {list(ids)}")
         return cls(
-            images=pad_batch(images, sweep.chunk_size).to(world.device),
-            labels=pad_batch(labels, sweep.chunk_size).to(world.device),
-            stream=Stream(seed=sweep.seed, image_ids=chunk.ids + chunk.ids[-1:] * padding),
-            count=len(chunk.ids),
+            images=pad_batch(images, size).to(world.device),
+            labels=pad_batch(labels, size).to(world.device),
+            image_ids=ids + ids[-1:] * (size - len(ids)),
+            count=len(ids),
+        )
+
+    def keep(self, places: list[int]) -> "_Batch":
+        """The real images at these places, without padding."""
+        return _Batch(
+            images=self.images[places],
+            labels=self.labels[places],
+            image_ids=tuple(self.image_ids[place] for place in places),
+            count=len(places),
         )
 
     def names(self, when: str) -> list[str]:
         """What errors call the real images."""
-        return [f"image {i} {when}" for i in self.stream.image_ids[: self.count]]
+        return [f"image {i} {when}" for i in self.image_ids[: self.count]]
 
 
-def _attack_chunk(
-    model: nn.Module, oracle: GradientOracle, batch: _Batch, sweep: WhiteboxSweep
-) -> tuple[list[Row], Tensor]:
-    """The rows of a chunk and the adversarial images of the largest budget."""
-    clean_logits = judge(model, batch.images, batch.names("when clean"))
-    targets = None
-    if sweep.attack.targeted:
-        targets = uniform_targets(batch.labels, clean_logits.shape[1], batch.stream)
-    predictions: dict[int, list[int]] = {}
-    adversarial = batch.images
-    for attack, budgets in sweep.trajectories():
-        path = attack.trajectory(
-            oracle,
-            batch.images,
-            batch.labels,
-            record_at=budgets,
-            stream=batch.stream,
-            targets=targets,
-        )
-        for budget in budgets:
-            adversarial = path[budget]
-            assert_in_ball(adversarial, batch.images, attack.epsilon, attack.norm)
-            names = batch.names(f"after {budget} iterations")
-            predictions[budget] = judge(model, adversarial, names).argmax(1).tolist()
-    clean = clean_logits.argmax(1).tolist()
-    rows = [
-        {
-            "id": batch.stream.image_ids[k],
-            "label": int(batch.labels[k]),
-            "target": None if targets is None else int(targets[k]),
-            "clean": clean[k],
-            "predictions": {str(budget): predictions[budget][k] for budget in sweep.budgets},
+@dataclass(frozen=True)
+class _EntryRun:
+    """One entry while it is computed."""
+
+    model: nn.Module
+    oracle: GradientOracle
+    images: LabelledImages
+    evaluation: WhiteboxEvaluation
+    entry: Entry
+    world: World
+    save_adversarial: Path | None
+    broken_by: dict[int, str]
+    """Images that earlier entries of a worst-case run broke."""
+    kept: KeptIterates | None = None
+    """Where iterates are kept, if they are."""
+
+    def identity(
+        self, given: Mapping[str, Any], image_ids: Sequence[int], preceding: list[str]
+    ) -> Row:
+        """What defines the entry's results."""
+        entry, evaluation = self.entry, self.evaluation
+        attack = entry.attack
+        if isinstance(attack, PGD) and entry.budgets:
+            attack = replace(attack, num_steps=max(entry.budgets))
+        saves = self.save_adversarial
+        return {
+            "kind": "whitebox",
+            **given,
+            "entry": entry.name,
+            "protocol": evaluation.protocol,
+            "attack": attack,
+            "budgets": list(entry.budgets),
+            "reach_edge": entry.reach_edge,
+            "restart": entry.restart,
+            "redraw_targets": entry.redraw_targets,
+            "worst_case": evaluation.worst_case,
+            "preceding": preceding if evaluation.worst_case else [],
+            "chunk_size": evaluation.chunk_size,
+            "seed": evaluation.seed,
+            "images": hash_subset(image_ids),
+            "save_adversarial": None if saves is None else str(saves),
         }
-        for k in range(batch.count)
-    ]
-    return rows, adversarial
+
+    def attack(self, chunk: Chunk) -> list[Row]:
+        """The rows of a chunk."""
+        batch = _Batch.load(self.images, chunk.ids, self.evaluation.chunk_size, self.world)
+        clean = judge(self.model, batch.images, batch.names("when clean"))
+        if clean.shape[1] != self.images.num_classes:
+            raise ValueError(
+                f"the model gives {clean.shape[1]} logits, but the data has "
+                f"{self.images.num_classes} classes; judge it on its own data"
+            )
+        rows = [
+            {
+                "id": image_id,
+                "label": label,
+                "target": None,
+                "clean": prediction,
+                "predictions": {},
+            }
+            for image_id, label, prediction in zip(
+                chunk.ids, batch.labels.tolist(), clean.argmax(1).tolist(), strict=False
+            )
+        ]
+        places = list(range(batch.count))
+        if self.evaluation.worst_case:
+            places = self._mark_broken(rows)
+            # Compacted inside the chunk and never across, so that chunks stay units of work.
+            batch = batch.keep(places)
+        if places:
+            self._attack_batch(batch, [rows[place] for place in places], chunk.index)
+        return rows
+
+    def _mark_broken(self, rows: list[Row]) -> list[int]:
+        """Write down who broke the broken images; the places of the others."""
+        for row in rows:
+            wrong = CLEAN if row["clean"] != row["label"] else None
+            row["broken_by"] = self.broken_by.get(row["id"], wrong)
+        return [place for place, row in enumerate(rows) if row["broken_by"] is None]
+
+    def _attack_batch(self, batch: _Batch, rows: list[Row], chunk: int) -> None:
+        """Attack, re-check, decide; fills in the rows of the batch's real images."""
+        entry = self.entry
+        # The draws of a restart are its own: its number stands where training has the epoch.
+        stream = Stream(seed=self.evaluation.seed, image_ids=batch.image_ids, epoch=entry.restart)
+        targets = self._targets(batch, stream)
+        start_losses: list[float] | None = None
+        final = batch.images
+        for key, adversarial in self._walk(batch, stream, targets, chunk):
+            attack = entry.attack
+            assert_in_ball(adversarial, batch.images, attack.epsilon, attack.norm)
+            when = f"after {key} iterations" if key != FINAL else f"under {entry.name}"
+            logits = judge(self.model, adversarial, batch.names(when))
+            losses = _losses(logits, batch.labels if targets is None else targets)
+            if key == "0":
+                start_losses = losses
+                continue
+            final = adversarial
+            for row, prediction in zip(rows, logits.argmax(1).tolist(), strict=True):
+                row["predictions"][key] = prediction
+        if start_losses is None:
+            logits = judge(self.model, batch.images, batch.names("when clean"))
+            start_losses = _losses(logits, batch.labels if targets is None else targets)
+        for place, row in enumerate(rows):
+            row["target"] = None if targets is None else int(targets[place])
+            row["losses"] = {"start": start_losses[place], "final": losses[place]}
+        if self.save_adversarial is not None:
+            _save_pngs(self.save_adversarial, batch, final, entry)
+
+    def _targets(self, batch: _Batch, stream: Stream) -> Tensor | None:
+        """Classes to aim at, where the attack aims at one class an image."""
+        attack = self.entry.attack
+        # APGD-T and AutoAttack try many classes an image and count any mistake.
+        if isinstance(attack, (TargetedAPGD, AutoAttack)) or not attack.targeted:
+            return None
+        if not self.entry.redraw_targets:
+            stream = replace(stream, epoch=0)
+        goal = aim(attack, self.oracle, batch.images, batch.labels, stream=stream, targets=None)
+        return goal.classes
+
+    def _walk(
+        self, batch: _Batch, stream: Stream, targets: Tensor | None, chunk: int
+    ) -> list[tuple[str, Tensor]]:
+        """Adversarial images by budget, the start under "0"; or the attack's result alone."""
+        entry = self.entry
+        if not entry.budgets:
+            attack = entry.attack
+            final = attack(self.oracle, batch.images, batch.labels, stream=stream, targets=targets)
+            return [(FINAL, final)]
+        walked: dict[int, Tensor] = {}
+        for path, budgets in entry.paths():
+            for start, wanted in self._stretches(path, (0, *budgets), chunk):
+                resume = None
+                if start is not None and self.kept is not None:
+                    resume = (start, self.kept.load(chunk, start, batch.images.device))
+                walked |= path.trajectory(
+                    self.oracle,
+                    batch.images,
+                    batch.labels,
+                    record_at=wanted,
+                    stream=stream,
+                    targets=targets,
+                    resume=resume,
+                )
+        if self.kept is not None:
+            for budget in walked.keys() - self.kept.budgets(chunk):
+                self.kept.save(chunk, budget, walked[budget])
+        return [(str(budget), walked[budget]) for budget in sorted(walked)]
+
+    def _stretches(
+        self, path: PGD, budgets: tuple[int, ...], chunk: int
+    ) -> list[tuple[int | None, tuple[int, ...]]]:
+        """The budgets of a path, grouped by the kept iterate from which they are reached."""
+        there = set() if self.kept is None else self.kept.budgets(chunk)
+        there = {b for b in there if b == 0 or self.entry.step_size(path, b) == path.step_size}
+        groups: dict[int | None, list[int]] = {}
+        for budget in budgets:
+            start = max((b for b in there if b <= budget), default=None)
+            groups.setdefault(start, []).append(budget)
+        return [(start, tuple(wanted)) for start, wanted in groups.items()]
 
 
-def _save_pngs(folder: Path, batch: _Batch, adversarial: Tensor, sweep: WhiteboxSweep) -> None:
+@torch.no_grad()
+def _losses(logits: Tensor, classes: Tensor) -> list[float]:
+    """Cross-entropy of each image with respect to the class that the attack is about."""
+    values = cross_entropy(logits.double(), classes[: len(logits)], reduction="none")
+    return [float(value) for value in values]
+
+
+def _save_pngs(folder: Path, batch: _Batch, adversarial: Tensor, entry: Entry) -> None:
     """Write 8-bit images that stay inside the ball around the 8-bit clean image."""
     folder.mkdir(parents=True, exist_ok=True)
     clean = to_uint8(batch.images[: batch.count])
     rounded = quantize_inside_ball(
-        adversarial[: batch.count], clean, whole_levels(sweep.attack.epsilon)
+        adversarial[: batch.count], clean, whole_levels(entry.attack.epsilon)
     )
-    for image_id, image in zip(batch.stream.image_ids, rounded, strict=False):
+    for image_id, image in zip(batch.image_ids, rounded, strict=False):
         write_png(folder / png_name(image_id), image)
 
 

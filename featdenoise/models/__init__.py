@@ -2,6 +2,7 @@
 
 # Imported for the models they register.
 from featdenoise.models import cifar as cifar
+from featdenoise.models import resnet as resnet
 from featdenoise.models.config import ModelConfig
 from featdenoise.models.denoise import DenoisingBlock
 from featdenoise.models.operations import OPERATIONS, Operation

@@ -10,8 +10,8 @@ from collections.abc import Sequence
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from featdenoise.models.build import register_model
 from featdenoise.models.hooks import Hooks, make_stage
-from featdenoise.models.registry import register_model
 
 
 @register_model
@@ -85,10 +85,13 @@ class ResNet(nn.Module):
         self.stages = _make_stages(BasicBlock, widths[0], widths, num_blocks, hooks)
         self.head = nn.Linear(widths[-1], num_classes)
 
+    def stem(self, x: Tensor) -> Tensor:
+        """(N, 3, H, W) to (N, 16, H, W)."""
+        return F.relu(self.bn(self.conv(x)))
+
     def forward(self, x: Tensor) -> Tensor:
         """(N, 3, H, W) to (N, num_classes)."""
-        x = F.relu(self.bn(self.conv(x)))
-        return self.head(self.stages(x).mean(dim=(2, 3)))
+        return self.head(self.stages(self.stem(x)).mean(dim=(2, 3)))
 
 
 class BasicBlock(nn.Module):
@@ -137,9 +140,13 @@ class PreActResNet(nn.Module):
             self.final = nn.Sequential(nn.BatchNorm2d(widths[-1]), nn.ReLU())
         self.head = nn.Linear(widths[-1], num_classes)
 
+    def stem(self, x: Tensor) -> Tensor:
+        """(N, 3, H, W) to (N, stem, H, W)."""
+        return self.conv(x)
+
     def forward(self, x: Tensor) -> Tensor:
         """(N, 3, H, W) to (N, num_classes)."""
-        x = self.final(self.stages(self.conv(x)))
+        x = self.final(self.stages(self.stem(x)))
         return self.head(x.mean(dim=(2, 3)))
 
 

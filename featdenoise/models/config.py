@@ -11,6 +11,7 @@ from featdenoise.models.operations import Operation, check_operation
 
 Denoise = Operation | Literal["none"]
 DenoiseAt = Literal["stage", "block"]
+Padding = Literal["torch", "tensorflow"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -27,14 +28,17 @@ class ModelConfig:
     """Standard deviation of the red, green and blue input pixels."""
     denoise: Denoise = "none"
     """Denoising operation; none builds the plain backbone."""
-    denoise_at: DenoiseAt = "stage"
-    """Where the blocks stand: after every stage, or after every residual block."""
+    denoise_at: DenoiseAt | tuple[str, ...] = "stage"
+    """Where the blocks stand: after every stage, after every residual block, or, for networks of
+    timm, after modules given by name (such as stages.0 stages.1)."""
     subsample: bool = False
     """Max-pool the keys and values of a non-local operation 2x2."""
     no_conv: bool = False
     """Ablation: x + operation(x), without convolution and batch norm."""
     no_residual: bool = False
     """Ablation: no sum with the block's input."""
+    padding: Padding = "torch"
+    """Padding of windows of stride 2: symmetric, or TensorFlow's SAME as in the published nets."""
 
     def __post_init__(self) -> None:
         """Refuse what cannot be built, before anything is built."""
@@ -42,7 +46,12 @@ class ModelConfig:
             raise ValueError(f"num_classes must be >= 1, got {self.num_classes}")
         _check_channels("mean", self.mean, above=-math.inf)
         _check_channels("std", self.std, above=0)
-        if self.denoise_at not in get_args(DenoiseAt):
+        if self.padding not in get_args(Padding):
+            known = ", ".join(get_args(Padding))
+            raise ValueError(f"padding must be one of {known}, got {self.padding!r}")
+        if isinstance(self.denoise_at, tuple):
+            self._check_places(self.denoise_at)
+        elif self.denoise_at not in get_args(DenoiseAt):
             known = ", ".join(get_args(DenoiseAt))
             raise ValueError(f"denoise_at must be one of {known}, got {self.denoise_at!r}")
         if self.denoise == "none":
@@ -53,6 +62,15 @@ class ModelConfig:
             raise ValueError(f"denoise must be one of {known}, got {self.denoise!r}")
         check_operation(self.denoise, subsample=self.subsample)
         check_ablations(no_conv=self.no_conv, no_residual=self.no_residual)
+
+    def _check_places(self, places: tuple[str, ...]) -> None:
+        if not self.name.startswith("timm/"):
+            raise ValueError(
+                f"denoise_at names modules {', '.join(places)}, which is for networks of timm "
+                f"(timm/NAME); for {self.name} choose from {', '.join(get_args(DenoiseAt))}"
+            )
+        if not places or len(set(places)) != len(places):
+            raise ValueError(f"denoise_at must name different modules, got {places}")
 
     def _check_nothing_ignored(self) -> None:
         for name in ("denoise_at", "subsample", "no_conv", "no_residual"):

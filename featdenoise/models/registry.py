@@ -1,84 +1,103 @@
 """The models by name: one function builds any of them, with normalisation inside."""
 
 import dataclasses
+import functools
 import logging
-from collections.abc import Callable
 from typing import Any
 
-import torch
-from torch import Tensor, nn
-
+from featdenoise.base.download import fetch
+from featdenoise.base.results import describe
+from featdenoise.models.build import _BUILDERS as _BUILDERS
+from featdenoise.models.build import HEAD as HEAD
+from featdenoise.models.build import Classifier as Classifier
+from featdenoise.models.build import build_model as build_model
+from featdenoise.models.build import list_models as list_models
+from featdenoise.models.build import load_strictly as load_strictly
+from featdenoise.models.build import register_model as register_model
 from featdenoise.models.config import ModelConfig
-from featdenoise.models.hooks import Hooks, denoising_hooks
 from featdenoise.models.initialize import initialize
-from featdenoise.models.normalize import InputNormalize
+from featdenoise.models.published import PUBLISHED, PublishedModel
+from featdenoise.models.tensorpack import load_tensorpack
+from featdenoise.models.timm_backbone import create_timm_model, is_timm_name, timm_cfg
 
 logger = logging.getLogger(__name__)
 
-Builder = Callable[[int, Hooks], nn.Module]
-"""(num_classes, hooks) to a backbone whose last layer is called `head`."""
 
-HEAD = "backbone.head"
-"""Name of the classifier's last layer inside a `Classifier`."""
-
-_BUILDERS: dict[str, Builder] = {}
-
-
-class Classifier(nn.Module):
-    """Input normalisation, then a backbone: RGB images in [0, 1] to logits."""
-
-    def __init__(self, config: ModelConfig, backbone: nn.Module) -> None:
-        super().__init__()
-        self.config = config
-        self.normalize = InputNormalize(config.mean, config.std)
-        self.backbone = backbone
-
-    def forward(self, images: Tensor) -> Tensor:
-        """(N, 3, H, W) pixels in [0, 1] to (N, num_classes) logits."""
-        return self.backbone(self.normalize(images))
-
-
-def register_model(builder: Builder) -> Builder:
-    """Make a backbone known under the name of its function."""
-    name = builder.__name__
-    if name in _BUILDERS:
-        raise ValueError(f"a model called {name} is registered already")
-    _BUILDERS[name] = builder
-    return builder
-
-
-def list_models() -> list[str]:
-    """The names of all models, in alphabetical order."""
-    return sorted(_BUILDERS)
-
-
-def create_model(model: str | ModelConfig, *, seed: int = 0, **fields: Any) -> Classifier:
-    """Build a model with fresh weights, in training mode, on the CPU.
+def create_model(
+    model: str | ModelConfig, *, seed: int = 0, pretrained: bool = False, **fields: Any
+) -> Classifier:
+    """Build a model with fresh or published weights, in training mode, on the CPU.
 
     Args:
-        model: a name of `list_models`, or a whole configuration.
+        model: a name of `list_models` or of `PUBLISHED`, `timm/NAME` for a network of timm, or a
+            whole configuration.
         seed: seed of the initial weights; the global random state is neither used nor changed.
-        fields: fields of `ModelConfig`, which replace those of a configuration.
+        pretrained: download the weights of a name of `PUBLISHED`, or take them from the cache.
+            Another `num_classes` than theirs gives a fresh head. For timm/NAME the weights are
+            timm's, and timm downloads them.
+        fields: fields of `ModelConfig`, which replace those of a configuration. With timm/NAME,
+            mean and std are timm's if not given.
 
     Returns:
         A module from (N, 3, H, W) RGB images in [0, 1] to (N, num_classes) logits; its `config`
         rebuilds it.
 
     Raises:
-        ValueError: an unknown name, or a field outside its range.
+        ValueError: an unknown name, a field outside its range, published weights of a name that has
+            none or of another architecture, or a damaged file.
+        RuntimeError: the download fails.
     """
-    if isinstance(model, str):
+    published = PUBLISHED.get(model) if isinstance(model, str) else None
+    if published is not None:
+        config = dataclasses.replace(published.config, **fields)
+    elif isinstance(model, str):
         config = ModelConfig(name=model, **fields)
     else:
         config = dataclasses.replace(model, **fields)
-    if config.name not in _BUILDERS:
-        raise ValueError(f"unknown model {config.name!r}; known are {', '.join(list_models())}")
-    # Layers draw their usual initial weights as they are built; those draws are thrown away.
-    with torch.random.fork_rng(devices=[]):
-        backbone = _BUILDERS[config.name](config.num_classes, denoising_hooks(config))
-        classifier = Classifier(config, backbone)
+    if is_timm_name(config.name):
+        # The fields of a whole configuration are all chosen, unless weights bring their own.
+        chosen = fields if pretrained or isinstance(model, str) else describe(config)
+        return create_timm_model(config, seed=seed, pretrained=pretrained, given=chosen)
+    if pretrained:
+        if published is None:
+            raise ValueError(
+                f"{config.name} has no published weights; these have: {', '.join(PUBLISHED)}"
+            )
+        return _load_published(published, config, seed)
+    return _with_fresh_weights(config, seed)
+
+
+def _with_fresh_weights(config: ModelConfig, seed: int) -> Classifier:
+    classifier = build_model(config)
     initialize(classifier, seed)
     return classifier
+
+
+def _load_published(published: PublishedModel, config: ModelConfig, seed: int) -> Classifier:
+    _check_only_classes_differ(published, config)
+    path = fetch(published.url)
+    _announce_licence(published.url, published.licence)
+    source = load_tensorpack(path, published.config)
+    if config == published.config:
+        return source.train()
+    classifier = _with_fresh_weights(config, seed)
+    copy_matching_weights(classifier, source)
+    return classifier
+
+
+def _check_only_classes_differ(published: PublishedModel, config: ModelConfig) -> None:
+    for field in dataclasses.fields(config):
+        own, needed = getattr(config, field.name), getattr(published.config, field.name)
+        if field.name != "num_classes" and own != needed:
+            raise ValueError(
+                f"{field.name} is {own!r}, but the published weights were trained with {needed!r}; "
+                f"leave it out, or create {config.name} without pretrained"
+            )
+
+
+@functools.cache  # once a process
+def _announce_licence(url: str, licence: str) -> None:
+    logger.warning("the weights of %s are licensed %s", url, licence)
 
 
 def copy_matching_weights(model: Classifier, source: Classifier) -> list[str]:
@@ -96,7 +115,10 @@ def copy_matching_weights(model: Classifier, source: Classifier) -> list[str]:
     weights = source.state_dict()
     kept: list[str] = []
     if model.config.num_classes != source.config.num_classes:
-        kept = [name for name in weights if name.startswith(f"{HEAD}.")]
+        head = HEAD
+        if is_timm_name(source.config.name):
+            head = f"backbone.{timm_cfg(source.backbone)['classifier']}"
+        kept = [name for name in weights if name.startswith(f"{head}.")]
         own = model.state_dict()
         weights |= {name: own[name] for name in kept}
     load_strictly(model, weights, f"{source.config.name} with denoise {source.config.denoise}")
@@ -104,36 +126,3 @@ def copy_matching_weights(model: Classifier, source: Classifier) -> list[str]:
     if kept:
         logger.info("new head for %d classes: %s", model.config.num_classes, ", ".join(kept))
     return kept
-
-
-def load_strictly(model: nn.Module, weights: dict[str, Tensor], source: str) -> None:
-    """Load weights that must fit exactly.
-
-    Args:
-        model: changed in place, only if everything fits.
-        weights: name to tensor.
-        source: where the weights come from, for the message.
-
-    Raises:
-        ValueError: lists the first five missing, unexpected and differing weights.
-    """
-    own = model.state_dict()
-    problems = {
-        "missing": [name for name in own if name not in weights],
-        "unexpected": [name for name in weights if name not in own],
-        "different": [
-            f"{name} ({_kind_of(weights[name])} there, {_kind_of(own[name])} here)"
-            for name in own
-            if name in weights and _kind_of(weights[name]) != _kind_of(own[name])
-        ],
-    }
-    found = [
-        f"{len(names)} {what}: {', '.join(names[:5])}" for what, names in problems.items() if names
-    ]
-    if found:
-        raise ValueError(f"weights of {source} do not fit the model; {'; '.join(found)}")
-    model.load_state_dict(weights, strict=True)
-
-
-def _kind_of(tensor: Tensor) -> str:
-    return f"{tuple(tensor.shape)} {str(tensor.dtype).removeprefix('torch.')}"

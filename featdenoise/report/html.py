@@ -7,7 +7,7 @@ from html import escape
 from pathlib import Path
 
 from featdenoise.base.checkpoint import write_atomically
-from featdenoise.report.tables import Table
+from featdenoise.report.table import Table
 
 DOTS_PER_INCH = 144
 """Of the pictures; the page shows them at 96, so they stay sharp on dense screens."""
@@ -40,6 +40,10 @@ figure img { max-width: 100%; height: auto; display: block; }
 figcaption { color: #525c6b; font-size: .86rem; max-width: 52rem; margin-top: .4rem; }
 pre { background: #f4f5f7; border: 1px solid #dfe3e8; border-radius: 6px; padding: .8rem 1rem;
   overflow-x: auto; font-size: .86rem; line-height: 1.5; }
+.alert { border: 2px solid #b3261e; border-left-width: 10px; border-radius: 6px;
+  background: #fdecea; color: #7a1510; padding: .7rem 1.1rem; margin: 0 0 1.2rem; }
+.alert p { max-width: none; }
+.alert p:first-child { font-weight: 700; font-size: 1.1rem; }
 @media print { body { background: #fff; } main { box-shadow: none; } }
 """.strip()
 
@@ -67,17 +71,33 @@ class Section:
     """Shell commands that make these results again."""
 
 
-def write_report(path: Path, title: str, sections: Sequence[Section]) -> None:
+@dataclass(frozen=True, kw_only=True)
+class Alert:
+    """What a reader must not miss; stands above everything."""
+
+    heading: str
+    lines: tuple[str, ...]
+
+
+def write_report(
+    path: Path, title: str, sections: Sequence[Section], *, alerts: Sequence[Alert] = ()
+) -> None:
     """Write the page, whole or not at all; every text is escaped."""
+    banner = "".join(_alert(alert) for alert in alerts)
     body = "\n".join(_section(section) for section in sections)
     page = (
         '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
         '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
         f"<title>{escape(title)}</title>\n<style>\n{_STYLE}\n</style>\n</head>\n"
-        f"<body>\n<main>\n<h1>{escape(title)}</h1>\n{body}\n</main>\n</body>\n</html>\n"
+        f"<body>\n<main>\n<h1>{escape(title)}</h1>\n{banner}{body}\n</main>\n</body>\n</html>\n"
     )
     path.parent.mkdir(parents=True, exist_ok=True)
     write_atomically(path, page.encode())
+
+
+def _alert(alert: Alert) -> str:
+    lines = "".join(f"<p>{escape(line)}</p>" for line in (alert.heading, *alert.lines))
+    return f'<div class="alert" role="alert">{lines}</div>\n'
 
 
 def _section(section: Section) -> str:

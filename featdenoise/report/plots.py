@@ -6,6 +6,7 @@ stands below the axes and never covers data.
 """
 
 import io
+import math
 from collections.abc import Sequence
 from typing import Any, Literal
 
@@ -16,11 +17,26 @@ from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
-from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator, PercentFormatter
+from matplotlib.ticker import (
+    FixedLocator,
+    FuncFormatter,
+    MaxNLocator,
+    MultipleLocator,
+    NullLocator,
+    PercentFormatter,
+)
 
 from featdenoise.base.binomial import Proportion
-from featdenoise.base.summary import Certification, Training, Whitebox
+from featdenoise.base.published import PublishedCurve
+from featdenoise.base.summary import Certification, Training
 from featdenoise.base.units import format_pixels
+from featdenoise.base.whitebox_summary import (
+    RestartCurve,
+    Spread,
+    Whitebox,
+    group_attacks,
+    group_seeds,
+)
 from featdenoise.report.html import DOTS_PER_INCH, Picture
 
 _COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
@@ -30,6 +46,10 @@ _TRAINING_DASHES: dict[str, Literal["-", "--"]] = {
     "adversarial_accuracy": "-",
     "clean_accuracy": "--",
 }
+_PANEL = (5.1, 4.1)
+"""Width and height of one pair of axes, in inches."""
+_PUBLISHED = "#6f7782"
+_PUBLISHED_MARKERS = "hdXp<>8"
 _WRONG = "#B3261E"
 _INK = "#1d2430"
 _SHADE = 0.14
@@ -59,27 +79,60 @@ _STYLE: Any = {
 }
 
 
-def accuracy_against_iterations(runs: Sequence[Whitebox]) -> Figure:
-    """Robust accuracy over the number of attack iterations (Xie et al. 2019, Fig. 6).
+def accuracy_against_iterations(
+    runs: Sequence[Whitebox], published: Sequence[PublishedCurve] = ()
+) -> Figure:
+    """Robust accuracy over the number of attack iterations (Xie et al. 2019, Fig. 6 and 7).
 
-    One panel an attack, one curve a model, 95% intervals shaded; hollow markers at the left are
-    clean accuracy.
+    One panel an attack, one curve a model. Around it the 95% interval is shaded; of runs that
+    differ only in their seed the curve is the mean, and their range is shaded. Hollow markers at
+    the left are clean accuracy. `published` curves are drawn in grey beside runs that they match:
+    solid markers are exact readings, hollow ones inferred.
     """
-    attacks = list(dict.fromkeys(run.attack for run in runs))
+    groups = group_attacks(runs)
     styles = _styles([run.model for run in runs])
     with matplotlib.rc_context(_STYLE):
-        figure = _figure(width=5.1 * len(attacks) + 0.5, height=4.5)
-        panels = figure.subplots(1, len(attacks), sharey=True, squeeze=False)[0]
-        for axes, attack in zip(panels, attacks, strict=True):
-            members = [run for run in runs if run.attack == attack]
+        beside = bool(published) and any(run.has_published_match for run in runs)
+        figure, panels = _panels(len(groups), size=(7.6, 6.2) if beside else _PANEL)
+        for axes, (title, members) in zip(panels, groups.items(), strict=True):
             budgets = sorted({budget for run in members for budget in run.budgets})
             clean_at = budgets[0] / 2
-            for run in members:
-                _draw_sweep(axes, run, clean_at, styles[run.model])
+            for seeds in group_seeds(members):
+                _draw_sweep(axes, seeds, clean_at, styles[seeds[0].model])
+            if any(run.has_published_match for run in members):
+                _draw_published(axes, published, budgets)
             _iteration_axis(axes, clean_at, budgets)
             _accuracy_axis(axes)
+            axes.set_title(title[0].upper() + title[1:])
+        if beside:  # the published curves lie close together
+            _zoom(panels)
+        _label_left(panels, "robust accuracy (%)")
+        _legend_below(figure, panels)
+    return figure
+
+
+def accuracy_against_restarts(curves: Sequence[RestartCurve]) -> Figure:
+    """What more restarts find: right when clean and in all of the first r restarts.
+
+    One panel an attack, one curve a model, 95% intervals shaded.
+    """
+    attacks = list(dict.fromkeys(curve.attack for curve in curves))
+    styles = _styles([curve.model for curve in curves])
+    with matplotlib.rc_context(_STYLE):
+        figure, panels = _panels(len(attacks))
+        for axes, attack in zip(panels, attacks, strict=True):
+            for curve in (curve for curve in curves if curve.attack == attack):
+                restarts = range(1, len(curve.survivors) + 1)
+                fractions = [share.fraction for share in curve.survivors]
+                style = styles[curve.model]
+                axes.plot(restarts, fractions, label=_label([curve]), **style)
+                _shade(axes, restarts, curve.survivors, style["color"])
+            axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
+            axes.set_xlabel("restarts")
+            _accuracy_axis(axes)
             axes.set_title(attack[0].upper() + attack[1:])
-        panels[0].set_ylabel("robust accuracy (%)")
+        _zoom(panels)
+        _label_left(panels, "never broken (%)")
         _legend_below(figure, panels)
     return figure
 
@@ -234,15 +287,84 @@ def _styles(models: Sequence[str]) -> dict[str, dict[str, Any]]:
     }
 
 
-def _draw_sweep(axes: Axes, run: Whitebox, clean_at: float, style: dict[str, Any]) -> None:
-    fractions = [share.fraction for share in run.robust_accuracy]
-    dashes = "-" if run.targeted else "--"
-    axes.plot(run.budgets, fractions, linestyle=dashes, label=run.model, **style)
-    _shade(axes, run.budgets, run.robust_accuracy, style["color"])
-    clean = run.clean_accuracy.fraction
-    lead = [clean, fractions[0]]
-    axes.plot([clean_at, run.budgets[0]], lead, color=style["color"], lw=0.9, linestyle=":")
+def _panels(count: int, *, size: tuple[float, float] = _PANEL) -> tuple[Figure, list[Axes]]:
+    """So many axes beside each other, at most three in a row."""
+    columns = min(count, 3)
+    rows = -(-count // columns)
+    figure = _figure(width=size[0] * columns + 0.5, height=0.4 + size[1] * rows)
+    grid = figure.subplots(rows, columns, sharey=True, squeeze=False).ravel().tolist()
+    for axes in grid[count:]:
+        axes.set_axis_off()
+    return figure, grid[:count]
+
+
+def _zoom(panels: Sequence[Axes]) -> None:
+    """Show only the accuracies that occur, the same in every panel, between multiples of 5%."""
+    bottom = math.floor(20 * min(axes.dataLim.y0 for axes in panels) - 0.2) / 20
+    top = math.ceil(20 * max(axes.dataLim.y1 for axes in panels) + 0.2) / 20
+    step = 0.05 if top - bottom <= 0.5 else 0.1
+    for axes in panels:
+        axes.set_ylim(max(bottom, -0.02), min(top, 1.02))
+        axes.yaxis.set_major_locator(MultipleLocator(step))
+
+
+def _label_left(panels: Sequence[Axes], text: str) -> None:
+    for axes in panels[::3]:
+        axes.set_ylabel(text)
+
+
+def _label(group: Sequence[Whitebox] | Sequence[RestartCurve]) -> str:
+    notes = [f"{len(group)} seeds"] if len(group) > 1 else []
+    notes += ["SUSPECT"] if any(run.suspect for run in group) else []
+    return f"{group[0].model} ({', '.join(notes)})" if notes else group[0].model
+
+
+def _draw_sweep(
+    axes: Axes, seeds: Sequence[Whitebox], clean_at: float, style: dict[str, Any]
+) -> None:
+    budgets = seeds[0].budgets
+    shares = [
+        Spread(at_budget) for at_budget in zip(*(s.robust_accuracy for s in seeds), strict=True)
+    ]
+    means = [share.mean for share in shares]
+    dashes = "-" if seeds[0].targeted else "--"
+    every = -(-len(budgets) // 14)  # as many markers as stand apart, the largest budget's too
+    marked = list(range(len(budgets) - 1, -1, -every))
+    axes.plot(budgets, means, ls=dashes, label=_label(seeds), markevery=marked, **style)
+    if len(seeds) == 1:
+        _shade(axes, budgets, seeds[0].robust_accuracy, style["color"])
+    else:
+        lows, highs = [s.low for s in shares], [s.high for s in shares]
+        axes.fill_between(budgets, lows, highs, color=style["color"], alpha=_SHADE * 2, lw=0)
+    clean = Spread(tuple(run.clean_accuracy for run in seeds)).mean
+    lead = [clean, means[0]]
+    axes.plot([clean_at, budgets[0]], lead, color=style["color"], lw=0.9, linestyle=":")
     axes.plot(clean_at, clean, linestyle="none", mfc="white", mew=1.6, **style)
+
+
+def _draw_published(axes: Axes, curves: Sequence[PublishedCurve], budgets: Sequence[int]) -> None:
+    """In grey, within the iterations that the runs cover."""
+    for k, curve in enumerate(curves):
+        points = [p for p in curve.points if budgets[0] <= p.iterations <= budgets[-1]]
+        if not points:
+            continue
+        style: dict[str, Any] = {
+            "color": _PUBLISHED,
+            "marker": _PUBLISHED_MARKERS[k % len(_PUBLISHED_MARKERS)],
+            "ms": 5,
+        }
+        x = [point.iterations for point in points]
+        y = [point.robust_accuracy for point in points]
+        inferred = [place for place, point in enumerate(points) if not point.exact]
+        axes.plot(x, y, lw=0.7, zorder=1.5, label=f"published: {curve.model}", **style)
+        axes.plot(
+            [x[place] for place in inferred],
+            [y[place] for place in inferred],
+            linestyle="none",
+            mfc="white",
+            zorder=1.6,
+            **style,
+        )
 
 
 def _shade(
@@ -277,7 +399,7 @@ def _legible(budgets: Sequence[int]) -> list[int]:
 def _accuracy_axis(axes: Axes) -> None:
     axes.set_ylim(-0.02, 1.02)
     axes.yaxis.set_major_locator(FixedLocator([k / 5 for k in range(6)]))
-    axes.yaxis.set_major_formatter(PercentFormatter(xmax=1, symbol=""))
+    axes.yaxis.set_major_formatter(PercentFormatter(xmax=1, symbol="", decimals=0))
 
 
 def _legend_below(figure: Figure, panels: Sequence[Axes], extra: Sequence[Line2D] = ()) -> None:

@@ -1,56 +1,41 @@
 """From run folders to a report: read, group by kind, draw, tabulate, write.
 
-A folder holds `results.jsonl` (white box, black box, certification) or `log.jsonl` (training).
 Next to `report.html` lie the pictures as PNG and SVG, and `report.json`, the counts for machines.
 """
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import asdict, fields, replace
 from pathlib import Path
 from typing import Any
 
 from featdenoise.base.binomial import Proportion
 from featdenoise.base.checkpoint import write_atomically
-from featdenoise.base.results import LOG_FILE, RESULTS_FILE, Row, read_results
-from featdenoise.base.summary import (
-    Blackbox,
-    Certification,
-    Summary,
-    Training,
-    Whitebox,
-    summarize,
-)
+from featdenoise.base.results import Row
+from featdenoise.base.summary import Blackbox, Certification, Summary, Training, summarize
+from featdenoise.base.whitebox_summary import Whitebox, WhiteboxRun, WorstCase
 from featdenoise.report.html import Section, write_report
 from featdenoise.report.plots import (
-    accuracy_against_iterations,
     certified_accuracy_against_radius,
     picture,
     training_curves,
 )
-from featdenoise.report.tables import (
-    blackbox_table,
-    certification_table,
-    whitebox_details,
-    whitebox_table,
+from featdenoise.report.read import ResultsFile, Run, commands_of, read_run
+from featdenoise.report.tables import blackbox_table, certification_table
+from featdenoise.report.whitebox import (
+    alerts,
+    differ_in_seeds_only,
+    rename_run,
+    shown_published,
+    summarize_whitebox_run,
+    whitebox_section,
 )
 
-REPORT_SCHEMA = 1
-"""Of `report.json`; grows when a field changes its meaning or goes away."""
+REPORT_SCHEMA = 2
+"""Of `report.json`; grows when a field changes its meaning or goes away.
 
-
-@dataclass(frozen=True, kw_only=True)
-class _Run:
-    path: Path
-    kind: str
-    header: Row
-    rows: list[Row]
-
-    @property
-    def name(self) -> str:
-        # A training run has no label; its folder is what people call the model.
-        labelled = self.header["identity"].get("model", {})
-        return str(labelled.get("name", self.path.parent.resolve().name))
+2: budgets may be empty and attack_success_rate null; `whitebox` and `published` are new.
+"""
 
 
 def report_runs(
@@ -60,18 +45,21 @@ def report_runs(
     title: str = "Robustness report",
     first: Sequence[Section] = (),
     last: Sequence[Section] = (),
+    json_file: Path | None = None,
 ) -> str:
     """Write `report.html`, its pictures and `report.json` about any number of runs.
 
     Args:
-        folders: of finished runs of any kind, in the order in which models are listed.
+        folders: of finished runs of any kind, in the order in which models are listed; a white-box
+            run by its folder or by those of single attacks.
         out: folder of the report, made if missing.
         title: of the page.
         first: the caller's sections before the results, such as a verdict.
         last: the caller's sections after them, such as commands.
+        json_file: also written, with the content of `report.json`.
 
     Returns:
-        The main tables as text.
+        The main tables as text, under a line for each suspect run.
 
     Raises:
         FileNotFoundError: a folder has no results.
@@ -79,85 +67,102 @@ def report_runs(
     """
     if not folders:
         raise ValueError("a report needs at least one run folder")
-    runs = [_read_run(Path(folder)) for folder in folders]
-    summaries = _tell_apart(runs, [_summarize(run) for run in runs])
-    sections, text = _sections(summaries)
-    sections = [*first, *sections, *last]
+    runs = [read_run(Path(folder)) for folder in folders]
+    counted = _tell_apart(runs, [_count(run) for run in runs])
+    sections, text = _sections(runs, counted)
+    whitebox = [(r, c) for r, c in zip(runs, counted, strict=True) if isinstance(c, WhiteboxRun)]
+    banners = alerts([run for run, _ in whitebox], [c for _, c in whitebox])
+    sections = [*first, *sections, *_reproduce(runs), *last]
     out.mkdir(parents=True, exist_ok=True)
     for section in sections:
         for drawn in section.pictures:
             write_atomically(out / f"{drawn.name}.png", drawn.png)
             write_atomically(out / f"{drawn.name}.svg", drawn.svg)
-    described = [_describe(run, s) for run, s in zip(runs, summaries, strict=True)]
-    report = {"schema": REPORT_SCHEMA, "title": title, "runs": described}
-    content = json.dumps(report, indent=2, allow_nan=False) + "\n"
-    write_atomically(out / "report.json", content.encode())
-    write_report(out / "report.html", title, sections)
-    return text
+    content = json.dumps(_for_machines(title, runs, counted), indent=2, allow_nan=False) + "\n"
+    for path in (out / "report.json", *([json_file] if json_file else [])):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_atomically(path, content.encode())
+    write_report(out / "report.html", title, sections, alerts=banners)
+    warnings = ["\n".join([banner.heading, *banner.lines]) for banner in banners]
+    return "\n\n".join([*warnings, text])
 
 
-def _read_run(folder: Path) -> _Run:
-    if not folder.is_dir():
-        raise FileNotFoundError(f"no run folder at {folder}")
-    path = folder / RESULTS_FILE
-    if path.is_file():
-        header, rows = read_results(path)
-        return _Run(path=path, kind=str(header["identity"].get("kind")), header=header, rows=rows)
-    path = folder / LOG_FILE
-    if path.is_file():
-        header, rows = read_results(path)
-        return _Run(path=path, kind="training", header=header, rows=rows)
-    if (folder / "parts").is_dir():
-        raise FileNotFoundError(
-            f"the run in {folder} is not finished; start it again with the same settings to resume"
-        )
-    raise FileNotFoundError(f"no {RESULTS_FILE} or {LOG_FILE} in {folder}; is it a run folder?")
+def _count(run: Run) -> Summary | WhiteboxRun:
+    if run.kind == "whitebox" and all(file.rows for file in run.files):
+        return summarize_whitebox_run(run)
+    return _summarize(run, run.files[0], run.name)
 
 
-def _tell_apart(runs: Sequence[_Run], summaries: Sequence[Summary]) -> list[Summary]:
-    """Runs that would stand in one table under one name get their folders' names too."""
-    keys = [(run.kind, _setting(s), s.model) for run, s in zip(runs, summaries, strict=True)]
-    return [
-        replace(s, model=f"{s.model} ({_own_part(run, runs)})") if keys.count(key) > 1 else s
-        for run, s, key in zip(runs, summaries, keys, strict=True)
-    ]
+def _summarize(run: Run, file: ResultsFile, model: str) -> Summary:
+    try:
+        return summarize(run.kind, model, file.identity, file.rows)
+    except ValueError as error:
+        raise ValueError(f"{file.path}: {error}") from None
 
 
-def _setting(summary: Summary) -> str:
-    if isinstance(summary, Whitebox):
-        return summary.attack
-    return summary.noise if isinstance(summary, Certification) else ""
+def _tell_apart(
+    runs: Sequence[Run], counted: Sequence[Summary | WhiteboxRun]
+) -> list[Summary | WhiteboxRun]:
+    """Runs that would stand in one table under one name get their folders' names too.
+
+    Not so white-box runs that differ only in their seed: those share a row.
+    """
+    places: dict[tuple[object, ...], list[tuple[int, object]]] = {}
+    for k, summary in enumerate(counted):
+        for key, counts in _lines(summary):
+            places.setdefault((runs[k].kind, summary.model, *key), []).append((k, counts))
+    clashing = {k for found in places.values() if _clash([c for _, c in found]) for k, _ in found}
+    named = list(counted)
+    for k in clashing:
+        summary, name = counted[k], f"{counted[k].model} ({_own_part(runs[k], runs)})"
+        if isinstance(summary, WhiteboxRun):
+            named[k] = rename_run(summary, name)
+        else:
+            named[k] = replace(summary, model=name)
+    return named
 
 
-def _own_part(run: _Run, runs: Sequence[_Run]) -> str:
+def _lines(summary: Summary | WhiteboxRun) -> list[tuple[tuple[object, ...], object]]:
+    """The lines that a run gets in tables: what tells each from others of its model, its counts."""
+    if isinstance(summary, WhiteboxRun):
+        attacks = [((a.attack, a.protocol, a.entry), a) for a in summary.attacks]
+        return [*attacks, *(((case.threat,), case) for case in summary.worst_cases)]
+    return [((summary.noise if isinstance(summary, Certification) else "",), summary)]
+
+
+def _clash(lines: Sequence[object]) -> bool:
+    """Whether lines of one name must be told apart."""
+    attacks = [line for line in lines if isinstance(line, Whitebox)]
+    cases = [line for line in lines if isinstance(line, WorstCase)]
+    if len(attacks) == len(lines):
+        return not differ_in_seeds_only(attacks)
+    if len(cases) == len(lines):  # with equal entries, those decide
+        return len({case.entries for case in cases}) > 1
+    return len(lines) > 1
+
+
+def _own_part(run: Run, runs: Sequence[Run]) -> str:
     """The shortest end of the run's folder that no other run's folder ends in."""
-    parts = run.path.parent.parts
-    others = [other.path.parent.parts for other in runs if other is not run]
+    parts = run.folder.parts
+    others = [other.folder.parts for other in runs if other is not run]
     for length in range(1, len(parts)):
         if all(other[-length:] != parts[-length:] for other in others):
             return "/".join(parts[-length:])
-    return str(run.path.parent)
+    return str(run.folder)
 
 
-def _summarize(run: _Run) -> Summary:
-    try:
-        return summarize(run.kind, run.name, run.header["identity"], run.rows)
-    except ValueError as error:
-        raise ValueError(f"{run.path}: {error}") from None
-
-
-def _sections(summaries: Sequence[Summary]) -> tuple[list[Section], str]:
+def _sections(
+    runs: Sequence[Run], counted: Sequence[Summary | WhiteboxRun]
+) -> tuple[list[Section], str]:
     """One section a kind, in the order of the work, and the main tables as text."""
-    whitebox = [s for s in summaries if isinstance(s, Whitebox)]
-    blackbox = [s for s in summaries if isinstance(s, Blackbox)]
-    certification = [s for s in summaries if isinstance(s, Certification)]
-    training = [s for s in summaries if isinstance(s, Training)]
+    whitebox = [(r, c) for r, c in zip(runs, counted, strict=True) if isinstance(c, WhiteboxRun)]
+    blackbox = [s for s in counted if isinstance(s, Blackbox)]
+    certification = [s for s in counted if isinstance(s, Certification)]
+    training = [s for s in counted if isinstance(s, Training)]
     sections, shown = [], []
     if whitebox:
-        attacks = dict.fromkeys(run.attack for run in whitebox)
-        groups = [[run for run in whitebox if run.attack == attack] for attack in attacks]
-        tables = [whitebox_table(group) for group in groups]
-        sections.append(_whitebox_section(whitebox, groups))
+        section, tables = whitebox_section([run for run, _ in whitebox], [c for _, c in whitebox])
+        sections.append(section)
         shown += tables
     if blackbox:
         table = blackbox_table(blackbox)
@@ -171,17 +176,9 @@ def _sections(summaries: Sequence[Summary]) -> tuple[list[Section], str]:
     return sections, "\n\n".join(table.text() for table in shown)
 
 
-def _whitebox_section(runs: Sequence[Whitebox], groups: Sequence[Sequence[Whitebox]]) -> Section:
-    sweep = picture(
-        accuracy_against_iterations(runs),
-        name="accuracy_against_iterations",
-        caption=(
-            "Robust accuracy against the number of attack iterations, 95% intervals shaded. "
-            "Hollow markers: clean accuracy."
-        ),
-    )
-    tables = [table(group) for group in groups for table in (whitebox_table, whitebox_details)]
-    return Section(heading="White-box attacks", pictures=(sweep,), tables=tuple(tables))
+def _reproduce(runs: Sequence[Run]) -> list[Section]:
+    commands = commands_of(runs)
+    return [Section(heading="Reproduce", commands=commands)] if commands else []
 
 
 def _certification_section(runs: Sequence[Certification]) -> Section:
@@ -207,9 +204,24 @@ def _training_section(runs: Sequence[Training]) -> Section:
     return Section(heading="Training", paragraphs=tuple(diverged), pictures=(curves,))
 
 
-def _describe(run: _Run, summary: Summary) -> Row:
-    """A run for `report.json`: where it came from, its configuration, its counts."""
-    counts = {f.name: _plain(getattr(summary, f.name)) for f in fields(summary)}
+def _for_machines(title: str, runs: Sequence[Run], counted: Sequence[Summary | WhiteboxRun]) -> Row:
+    """The content of `report.json`: each results file, each white-box run, what was published."""
+    pairs = list(zip(runs, counted, strict=True))
+    whitebox = [(run, c) for run, c in pairs if isinstance(c, WhiteboxRun)]
+    return {
+        "schema": REPORT_SCHEMA,
+        "title": title,
+        "runs": [_describe(run, file, c) for run, c in pairs for file in run.files],
+        "whitebox": [_describe_run(run, c) for run, c in whitebox],
+        "published": [asdict(curve) for curve in shown_published([c for _, c in whitebox])],
+    }
+
+
+def _describe(run: Run, file: ResultsFile, counted: Summary | WhiteboxRun) -> Row:
+    """A results file: where it came from, its configuration, its counts."""
+    is_run = isinstance(counted, WhiteboxRun)
+    summary: Any = _summarize(run, file, counted.model) if is_run else counted
+    counts = _counts(summary)
     if isinstance(summary, Training):
         counts["log"] = counts["log"][-1:]
     if isinstance(summary, Blackbox):
@@ -217,7 +229,28 @@ def _describe(run: _Run, summary: Summary) -> Row:
         counts["mean_accuracy"] = _plain(summary.mean_accuracy)
     if isinstance(summary, Certification):
         counts["average_certified_radius"] = summary.average_certified_radius
-    return {"kind": run.kind, "source": str(run.path), "identity": run.header["identity"], **counts}
+    source = {"kind": run.kind, "source": str(file.path), "identity": file.identity}
+    return source | counts | ({"suspect": run.suspect} if is_run else {})
+
+
+def _describe_run(run: Run, counted: WhiteboxRun) -> Row:
+    """A white-box run: restarts together, worst cases, self-checks."""
+    return {
+        "folder": str(run.folder),
+        "model": counted.model,
+        "attacks": [_counts(attack) for attack in counted.attacks],
+        "worst_cases": [_counts(case) for case in counted.worst_cases],
+        "restart_curves": [_counts(curve) for curve in counted.restart_curves],
+        "selfchecks": None if run.checks is None else [asdict(check) for check in run.checks],
+        "suspect": run.suspect,
+    }
+
+
+def _counts(summary: Any) -> Row:
+    # The settings only tell which runs belong together; the identity says them readably.
+    named = {f.name: _plain(getattr(summary, f.name)) for f in fields(summary)}
+    named.pop("settings", None)
+    return named
 
 
 def _plain(value: Any) -> Any:

@@ -1,5 +1,6 @@
 """Feeds each step its micro-batches, read here or by background workers, which changes nothing."""
 
+import signal
 from collections.abc import Iterable, Iterator
 from functools import partial
 from itertools import groupby
@@ -47,6 +48,7 @@ def feed_steps(
         num_workers=workers,
         collate_fn=_as_is,
         multiprocessing_context="spawn" if workers else None,
+        worker_init_fn=_ignore_sigterm,
         generator=torch.Generator(),  # without its own, the loader draws from the global state
     )
     for _, group in groupby(loader, key=lambda item: item[0].step):
@@ -77,6 +79,12 @@ class _Sampler:
 
     def __iter__(self) -> Iterator[MicroBatch]:
         return self.places()
+
+
+def _ignore_sigterm(_: int) -> None:
+    # Schedulers signal every process of a job: the reader must live until the step is done and the
+    # checkpoint written. It ends with its parent.
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
 
 
 def _as_is(item: Any) -> Any:

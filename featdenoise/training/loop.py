@@ -20,8 +20,10 @@ from featdenoise.attacks.oracle import GradientOracle
 from featdenoise.base.checkpoint import list_checkpoints, load_checkpoint, save_checkpoint
 from featdenoise.base.distributed import World
 from featdenoise.base.results import Row, describe, differing_fields, require_same_identity
+from featdenoise.data.imagefolder import FolderImages
 from featdenoise.data.imageset import ImageSet
 from featdenoise.data.registry import load_dataset
+from featdenoise.models.info import ModelInfo
 from featdenoise.models.registry import Classifier, copy_matching_weights, create_model
 from featdenoise.models.weights import fingerprint_weights, load_model, save_weights
 from featdenoise.training.feed import feed_steps
@@ -63,6 +65,8 @@ class RunOptions:
         for name in ("checkpoint_every", "keep", "log_every"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be >= 1, got {getattr(self, name)}")
+        if self.stop_after is not None and self.stop_after < 1:
+            raise ValueError(f"stop_after must be >= 1, got {self.stop_after}")
 
 
 @dataclass(frozen=True)
@@ -102,6 +106,8 @@ def train(recipe: Recipe, folder: Path, options: RunOptions, world: World) -> Ou
     """
     run = _prepare(recipe, options, world)
     _resume(run, folder, options, world)
+    if world.is_main:  # only now: a run that is refused leaves the folder as it was
+        (folder / STOPPED_FILE).unlink(missing_ok=True)
     if run.step < run.last_step:
         with _stop_on_sigterm() as stop_requested:
             _run_steps(run, folder, options, world, stop_requested)
@@ -109,8 +115,7 @@ def train(recipe: Recipe, folder: Path, options: RunOptions, world: World) -> Ou
         return Outcome(False, run.step, None)
     weights = folder / WEIGHTS_FOLDER
     if world.is_main:
-        metadata = {"recipe": describe(recipe), "data_fingerprint": run.images.fingerprint}
-        save_weights(weights, run.model, metadata)
+        save_weights(weights, run.model, _info(run))
     world.barrier()
     return Outcome(True, run.step, weights)
 
@@ -137,6 +142,14 @@ def _prepare(recipe: Recipe, options: RunOptions, world: World) -> _Run:
         start = fingerprint_weights(source)
     model = model.to(world.device)
     per_epoch = steps_per_epoch(len(images), recipe.batch_size)
+    last_step = round(recipe.epochs * per_epoch)
+    if last_step == 0:
+        raise ValueError(
+            f"epochs {recipe.epochs:g} is less than one step of {per_epoch} an epoch; "
+            f"use at least {1 / per_epoch:.3g}"
+        )
+    # Where the files lie and how they came there is no part of the run: the fingerprint is.
+    data = replace(recipe.data, root=None, download=False)
     return _Run(
         recipe=recipe,
         images=images,
@@ -145,13 +158,13 @@ def _prepare(recipe: Recipe, options: RunOptions, world: World) -> _Run:
         objective=_make_objective(recipe, model),
         identity={
             "kind": "training",
-            "recipe": describe(replace(recipe, model=model.config)),
+            "recipe": describe(replace(recipe, model=model.config, data=data)),
             "init_from": start,
             "data_fingerprint": images.fingerprint,
             "numerics": _numerics(world),
         },
         per_epoch=per_epoch,
-        last_step=round(recipe.epochs * per_epoch),
+        last_step=last_step,
     )
 
 
@@ -203,8 +216,6 @@ def _make_objective(recipe: Recipe, model: nn.Module) -> Objective:
 
 def _resume(run: _Run, folder: Path, options: RunOptions, world: World) -> None:
     """Continue from the last checkpoint of the folder, if there is one."""
-    if world.is_main:
-        (folder / STOPPED_FILE).unlink(missing_ok=True)
     path = world.share(_last_checkpoint(folder) if world.is_main else None)
     if path is None:
         return
@@ -309,9 +320,22 @@ def _write_checkpoint(run: _Run, folder: Path, keep: int, world: World, watch: W
             "optimizer": run.optimizer.state_dict(),
             "model_config": describe(run.model.config),
             "identity": describe(run.identity),
+            "info": describe(_info(run)),
         }
         save_checkpoint(folder, run.step, state, keep=keep)
     world.barrier()
+
+
+def _info(run: _Run) -> ModelInfo:
+    """What the weights say about themselves, wherever they are copied."""
+    return ModelInfo(
+        classes=run.images.class_names,
+        input_size=run.images.image_size,
+        # Only pictures of any size are cropped; small images are fed whole.
+        resampling="center-crop" if isinstance(run.images, FolderImages) else "stretch-bilinear",
+        recipe=run.identity["recipe"],
+        data_fingerprint=run.images.fingerprint,
+    )
 
 
 class _StopRequest:

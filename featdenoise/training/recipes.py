@@ -5,6 +5,7 @@ hardware end with the same bits on any number of processes (DESIGN, L3); what el
 (threads, reduction) is a field here, so it is recorded and compared on resume.
 """
 
+import math
 from dataclasses import dataclass
 
 from featdenoise.attacks.pgd import PGD
@@ -50,8 +51,8 @@ class Recipe:
                 f"batch_size must be a multiple of micro_batch_size {self.micro_batch_size}, "
                 f"got {self.batch_size}"
             )
-        if not self.epochs > 0:
-            raise ValueError(f"epochs must be > 0, got {self.epochs:g}")
+        if not 0 < self.epochs < math.inf:  # written so that NaN is refused too
+            raise ValueError(f"epochs must be > 0 and finite, got {self.epochs:g}")
         if not self.learning_rate > 0:
             raise ValueError(f"learning_rate must be > 0, got {self.learning_rate:g}")
         if not 0 <= self.label_smoothing < 1:

@@ -204,7 +204,7 @@ def test_empty_batch_stays_empty(tiny_net, images, labels, stream):
         ({"restarts": 0}, "restarts must be at least 1, got 0"),
         ({"clean_start_probability": 1.5}, "clean_start_probability"),
         ({"norm": "l1"}, "norm must be one of linf, l2; got 'l1'"),
-        ({"loss": "hinge"}, "loss must be one of cross_entropy, margin; got 'hinge'"),
+        ({"loss": "hinge"}, "loss must be one of cross_entropy, margin, dlr; got 'hinge'"),
     ],
 )
 def test_bad_settings_are_refused(fields, message):

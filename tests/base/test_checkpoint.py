@@ -39,6 +39,15 @@ def test_a_truncated_checkpoint_is_named_with_the_way_out(tmp_path: Path, keep_b
         load_checkpoint(path)
 
 
+def test_a_single_flipped_bit_in_a_weight_is_noticed(tmp_path: Path) -> None:
+    path = save_checkpoint(tmp_path, 1, {"w": torch.zeros(100_000)})
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 0x40
+    path.write_bytes(content)
+    with pytest.raises(ValueError, match=r"checkpoint-00000001.pt is damaged.*the one before"):
+        load_checkpoint(path)
+
+
 def test_code_is_never_unpickled(tmp_path: Path) -> None:
     path = tmp_path / "checkpoint-00000001.pt"
     torch.save({"evil": Path("/")}, path)  # any class that is not a tensor or a plain value

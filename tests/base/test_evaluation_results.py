@@ -158,6 +158,26 @@ def test_line_deleted_from_the_merged_file_is_computed_again(tmp_path):
     assert computed == [1]
 
 
+@pytest.mark.parametrize("line", [to_line(ROWS[0]), to_line({**ROWS[0], "id": 77})])
+def test_row_too_many_in_the_merged_file_does_not_reach_a_count(tmp_path, line):
+    run(tmp_path)
+    merged = tmp_path / "results.jsonl"
+    merged.write_text(merged.read_text() + line)
+    assert run(tmp_path) == (ROWS, [])
+    assert read_results(merged)[1] == ROWS
+
+
+@pytest.mark.parametrize("row", [{"value": 1}, {"id": [1]}, {"id": "a"}])
+def test_row_that_names_no_image_is_an_error_and_nothing_is_deleted(tmp_path, row):
+    run(tmp_path)
+    merged = tmp_path / "results.jsonl"
+    merged.write_text(merged.read_text() + to_line(row))
+    before = merged.read_bytes()
+    with pytest.raises(ValueError, match=r"results\.jsonl names no image.*delete that line"):
+        run(tmp_path)
+    assert merged.read_bytes() == before
+
+
 def test_damaged_line_of_a_part_is_an_error_and_nothing_is_deleted(tmp_path):
     part = interrupted_part(tmp_path)
     content = part.read_bytes()

@@ -48,6 +48,12 @@ def test_output_that_is_no_row_of_logits_an_image_is_refused(batch, shape):
         judge(lambda _: torch.zeros(shape), images, NAMES)
 
 
+def test_output_that_is_no_tensor_is_refused(batch):
+    images, _ = batch
+    with pytest.raises(ValueError, match="must give logits, a Tensor, got a tuple"):
+        judge(lambda _: (torch.zeros(6, 4), None), images, NAMES)
+
+
 def test_model_is_left_in_its_mode_after_an_error(batch):
     images, _ = batch
     model = nn.Flatten().train()

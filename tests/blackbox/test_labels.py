@@ -37,6 +37,7 @@ def test_offset_is_subtracted(tmp_path: Path) -> None:
     [
         ("a.png,1\na,2\n", "line 2.*a second time"),
         ("a.png,1\nb.png,zebra\n", "line 2.*whole-number"),
+        ("a.png,1\nb.png,--2\n", "line 2.*whole-number"),
         ("a.png,1\nb.png\n", "line 2.*whole-number"),
         ("file,class\na.png,1\n", "ImageId,TrueLabel"),
         ("a.png,1,2\n", "ImageId,TrueLabel"),
@@ -51,3 +52,9 @@ def test_lines_that_cannot_be_read_are_named(tmp_path: Path, text: str, message:
 def test_missing_file_is_named(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError, match="nothing"):
         read_labels(tmp_path / "nothing.csv")
+
+
+def test_file_that_is_no_text_is_named(tmp_path: Path) -> None:
+    (tmp_path / "labels.csv").write_bytes(b"a.png,1\n\xff\xfe,2\n")
+    with pytest.raises(ValueError, match=r"labels\.csv is no CSV file in UTF-8"):
+        read_labels(tmp_path / "labels.csv")

@@ -16,9 +16,10 @@ FLAGS = {
         "--stop-after --threads-per-process --workers"
     ),
     "whitebox": (
-        "--budgets --chunk-size --data --data-root --device --epsilon --image-size --label --model "
-        "--norm --out --random-start --reach-edge --save-adversarial --seed --split --step-size "
-        "--subset --targeted --threads"
+        "--attacks --budgets --chunk-size --data --data-root --device --epsilon --image-size "
+        "--keep-iterates --label --model --norm --out --protocol --redraw-targets --restarts "
+        "--save-adversarial --seed --self-checks --split --step-size --subset --surrogate --targeted --threads "
+        "--worst-case"
     ),
     "blackbox": (
         "--attackers --chunk-size --clean --device --epsilon --label --label-offset --labels "
@@ -28,7 +29,8 @@ FLAGS = {
         "--alpha --batch-size --chunk-size --data --data-root --device --image-size --label "
         "--model --n --n0 --out --seed --sigma --split --subset --threads"
     ),
-    "report": "--out",
+    "report": "--json --out",
+    "compare": "--budget --entry",
     "models": "",
 }
 
@@ -41,14 +43,20 @@ def test_flags_do_not_appear_by_accident(command: str, capsys: pytest.CaptureFix
     # An option's own line is indented by two; what help texts mention stands further right.
     named = re.findall(r"^.{2}(--[a-z][a-z0-9-]*)", capsys.readouterr().out, flags=re.MULTILINE)
     assert sorted(set(named) - {"--help"}) == sorted(FLAGS[command].split())
-    assert len(named) <= 25
+    assert len(named) <= 27
 
 
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
         ("train digitz", "unknown recipe 'digitz'; known recipes: digits-clean"),
-        ("train digits --epochs 0", "epochs must be > 0, got 0"),
+        ("train digits --epochs 0", "epochs must be > 0 and finite, got 0"),
+        ("train digits --epochs inf", "epochs must be > 0 and finite, got inf"),
+        ("train digits --epochs 0.01", "epochs 0.01 is less than one step of 11 an epoch"),
+        ("train digits --stop-after 0", "stop_after must be >= 1, got 0"),
+        ("train digits --out FILE", "FILE"),
+        ("whitebox --model resnet8 --subset first:2 --out FILE", "FILE"),
+        ("whitebox --model math:pi --out OUT", "math:pi is a float, not a function"),
         ("train digits --data nothing", "data.name must be one of digits, cifar10"),
         ("train digits --data fake --num-classes 3", "num_classes is 3, but the data has 10"),
         ("train cifar10-madry", "data.root is needed for cifar10"),
@@ -56,11 +64,12 @@ def test_flags_do_not_appear_by_accident(command: str, capsys: pytest.CaptureFix
         ("whitebox --model resnet9 --out OUT", "resnet9"),
         ("whitebox --model resnet8 --out OUT --epsilon 16", "write 16/255"),
         ("whitebox --model resnet8 --out OUT --budgets 0", "budgets must be iteration counts"),
-        ("whitebox --model resnet8 --out OUT --budgets 20 10", "write [10, 20]"),
+        ("whitebox --model resnet8 --out OUT --attacks square --norm l2", "norm must be linf"),
         ("whitebox --model resnet8 --out OUT --subset first:999", "999"),
         ("whitebox --model no.such:module --out OUT", "write package.module:function"),
         ("certify --model resnet8 --out OUT --alpha 2", "alpha"),
         ("report nowhere", "no run folder at nowhere"),
+        ("compare nowhere OUT", "no run folder at nowhere"),
         ("blackbox --model resnet8 --out OUT --clean no --labels no.csv --attackers a b", "no"),
     ],
 )
@@ -72,6 +81,7 @@ def test_bad_input_ends_in_one_line_that_names_it(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     monkeypatch.chdir(tmp_path)
+    Path("FILE").touch()
     assert main(arguments.replace("OUT", str(tmp_path / "out")).split()) == 2
     last = capsys.readouterr().err.strip().splitlines()[-1]
     assert last.startswith("error: ")
@@ -128,3 +138,7 @@ def test_the_models_command_lists_models_and_recipes(capsys) -> None:
     assert "resnet110" in text
     assert "1.731 M" in text
     assert "cifar10-madry" in text
+    (row,) = [line for line in text.splitlines() if line.startswith("resnet152.xie2019_gaussian")]
+    for cell in ("71.342 M", "17.47", "65.3%", "55.7%", "45.5%", "42.8%", "CC BY-NC 4.0"):
+        assert cell in row
+    assert "published, not verified here" in row

@@ -47,7 +47,7 @@ def test_labels_outside_the_classes_are_refused() -> None:
 def test_missing_files_say_what_is_expected_and_nothing_is_downloaded(
     tmp_path: Path, name: str, folder: str
 ) -> None:
-    with pytest.raises(FileNotFoundError, match=rf"{folder}.*--data\.download"):
+    with pytest.raises(FileNotFoundError, match=rf"{folder}.*train --download"):
         load_dataset(DataConfig(name=name, root=str(tmp_path)), "test")
     assert list(tmp_path.iterdir()) == []
 

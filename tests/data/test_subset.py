@@ -35,7 +35,7 @@ def test_samples_are_keyed_nested_and_in_order() -> None:
 
 @pytest.mark.parametrize("subset", ["", "some", "first", "first:", "first:x", "last:3", "every:-2"])
 def test_other_texts_are_refused_with_the_forms(subset: str) -> None:
-    with pytest.raises(ValueError, match="all, first:100, every:20 or sample:100"):
+    with pytest.raises(ValueError, match=r"all, first:100, every:20, sample:100 or file:ids.txt"):
         pick_subset(IDS, subset)
 
 
@@ -54,3 +54,22 @@ def test_more_than_there_are_is_refused(subset: str) -> None:
 def test_hash_tells_ids_and_orders_apart() -> None:
     assert len({hash_subset(ids) for ids in ((1, 2), (2, 1), (12,), (1, 2, 3))}) == 4
     assert hash_subset([1, 2]) == hash_subset((1, 2))
+
+
+def test_a_file_lists_ids_in_its_own_order(tmp_path) -> None:
+    listed = tmp_path / "ids.txt"
+    listed.write_text("7\n3\n\n5\n")
+    assert pick_subset(range(10), f"file:{listed}") == (7, 3, 5)
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [("7\nx\n", "got 'x'"), ("7\n10\n", "unknown id 10"), ("3\n3\n", "twice"), ("\n", "no id")],
+)
+def test_a_file_of_other_things_is_refused(tmp_path, content: str, message: str) -> None:
+    listed = tmp_path / "ids.txt"
+    listed.write_text(content)
+    with pytest.raises(ValueError, match=message):
+        pick_subset(range(10), f"file:{listed}")
+    with pytest.raises(FileNotFoundError, match=r"no file of image ids at .*gone"):
+        pick_subset(range(10), f"file:{tmp_path / 'gone'}")

@@ -8,12 +8,14 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from featdenoise.attacks.apgd import APGD, TargetedAPGD
 from featdenoise.attacks.pgd import PGD
 from featdenoise.attacks.targets import uniform_targets
 from featdenoise.base.imagefiles import read_image, to_uint8
 from featdenoise.base.results import read_results
 from featdenoise.base.rng import Stream
-from featdenoise.evaluation.whitebox import WhiteboxSweep, evaluate_whitebox, png_name
+from featdenoise.evaluation.entries import Entry
+from featdenoise.evaluation.whitebox import WhiteboxEvaluation, evaluate_whitebox, png_name
 
 EPSILON = 0.1
 IDENTITY = {"model": {"name": "tiny"}}
@@ -42,15 +44,30 @@ def source() -> Source:
 
 
 @pytest.fixture
-def sweep() -> WhiteboxSweep:
-    attack = PGD(epsilon=EPSILON, step_size=0.02)
-    return WhiteboxSweep(attack=attack, budgets=(1, 4, 9), chunk_size=4)
+def sweep() -> Entry:
+    return Entry(
+        name="pgd", attack=PGD(epsilon=EPSILON, step_size=0.02, num_steps=9), budgets=(1, 4, 9)
+    )
 
 
-def evaluate(model: nn.Module, source: Source, sweep: WhiteboxSweep, folder: Path, **options):
-    options = {"identity": IDENTITY, "show_progress": False, **options}
+def evaluate_all(model: nn.Module, source: Source, entries, folder: Path, **options):
     ids = options.pop("image_ids", range(10))
-    return evaluate_whitebox(model, source, ids, sweep, folder, **options)[1]
+    for_run = {k: options.pop(k) for k in ("save_adversarial", "keep_iterates") if k in options}
+    evaluation = WhiteboxEvaluation(entries=tuple(entries), **{"chunk_size": 4, **options})
+    return evaluate_whitebox(
+        model,
+        source,
+        ids,
+        evaluation,
+        folder,
+        identity=IDENTITY,
+        show_progress=False,
+        **for_run,
+    )
+
+
+def evaluate(model: nn.Module, source: Source, sweep: Entry, folder: Path, **options):
+    return evaluate_all(model, source, [sweep], folder, **options)[sweep.name]
 
 
 @pytest.mark.parametrize("targeted", [False, True])
@@ -99,17 +116,17 @@ def test_a_sweep_costs_its_largest_budget(tiny_model, source, sweep, tmp_path) -
             calls += images.requires_grad
             return self.net(images)
 
-    evaluate(Counting(), source, replace(sweep, chunk_size=10), tmp_path)
+    evaluate(Counting(), source, sweep, tmp_path, chunk_size=10)
     assert calls == 9
 
 
 def test_the_papers_rule_gives_short_budgets_a_trajectory_of_their_own() -> None:
     attack = PGD(epsilon=16 / 255, step_size=1 / 255)
-    sweep = WhiteboxSweep(attack=attack, budgets=(10, 20, 100), reach_edge=True)
-    paths = {budgets: path.step_size for path, budgets in sweep.trajectories()}
+    sweep = Entry(name="paper", attack=attack, budgets=(10, 20, 100), reach_edge=True)
+    paths = {budgets: path.step_size for path, budgets in sweep.paths()}
     assert paths == pytest.approx({(10,): 1.6 / 255, (20, 100): 1 / 255})
     plain = replace(sweep, reach_edge=False)
-    assert [budgets for _, budgets in plain.trajectories()] == [(10, 20, 100)]
+    assert [budgets for _, budgets in plain.paths()] == [(10, 20, 100)]
 
 
 def test_rows_do_not_depend_on_the_order_or_company_of_images(
@@ -140,11 +157,11 @@ def test_a_run_cut_short_goes_on_with_equal_rows(tiny_model, source, sweep, tmp_
 
 def test_another_sweep_in_the_folder_is_refused(tiny_model, source, sweep, tmp_path) -> None:
     evaluate(tiny_model, source, sweep, tmp_path)
-    before = (tmp_path / "results.jsonl").read_bytes()
+    before = (tmp_path / "pgd" / "results.jsonl").read_bytes()
     other = replace(sweep, attack=replace(sweep.attack, epsilon=0.2))
     with pytest.raises(ValueError, match=r"attack.epsilon: 0.1 there, 0.2 here"):
         evaluate(tiny_model, source, other, tmp_path)
-    assert (tmp_path / "results.jsonl").read_bytes() == before
+    assert (tmp_path / "pgd" / "results.jsonl").read_bytes() == before
 
 
 def test_the_model_is_left_as_it_was(tiny_model, source, sweep, tmp_path) -> None:
@@ -174,15 +191,15 @@ class LeavesTheRange(PGD):
     ("attack", "message"), [(LeavesTheBall, "outside the"), (LeavesTheRange, r"leave \[0, 1\]")]
 )
 def test_an_attack_is_not_trusted(tiny_model, source, tmp_path, attack, message: str) -> None:
-    sweep = WhiteboxSweep(attack=attack(epsilon=EPSILON), budgets=(1,))
+    sweep = Entry(name="pgd", attack=attack(epsilon=EPSILON), budgets=(1,))
     with pytest.raises(RuntimeError, match=message):
         evaluate(tiny_model, source, sweep, tmp_path)
-    assert not (tmp_path / "results.jsonl").exists()
+    assert not (tmp_path / "pgd" / "results.jsonl").exists()
 
 
 def test_clean_images_in_other_units_are_refused(tiny_model, source, sweep, tmp_path) -> None:
     source.images = source.images * 255
-    with pytest.raises(ValueError, match=r"images of chunk 0 must be in \[0, 1\]"):
+    with pytest.raises(ValueError, match=r"images \[0, 1, 2, 3\] must be in \[0, 1\]"):
         evaluate(tiny_model, source, sweep, tmp_path)
 
 
@@ -217,7 +234,7 @@ def test_saved_images_are_inside_the_ball_in_8_bits(tiny_model, source, sweep, t
 
 def test_the_header_says_what_was_run(tiny_model, source, sweep, tmp_path) -> None:
     evaluate(tiny_model, source, sweep, tmp_path)
-    identity = read_results(tmp_path / "results.jsonl")[0]["identity"]
+    identity = read_results(tmp_path / "pgd" / "results.jsonl")[0]["identity"]
     assert identity["kind"] == "whitebox"
     assert identity["model"] == {"name": "tiny"}
     assert identity["attack"]["kind"] == "PGD"
@@ -227,8 +244,162 @@ def test_the_header_says_what_was_run(tiny_model, source, sweep, tmp_path) -> No
 
 @pytest.mark.parametrize(
     ("budgets", "message"),
-    [((), "budgets"), ((0, 5), "budgets"), ((5, 3), r"write \[3, 5\]"), ((5, 5), r"write \[5\]")],
+    [((0, 5), "budgets"), ((5, 3), r"write \[3, 5\]"), ((5, 5), r"write \[5\]")],
 )
 def test_budgets_that_cannot_be_run_are_refused(budgets, message: str) -> None:
     with pytest.raises(ValueError, match=message):
-        WhiteboxSweep(budgets=budgets)
+        Entry(name="pgd", attack=PGD(), budgets=budgets)
+
+
+def test_start_and_final_losses_are_of_the_class_the_attack_is_about(
+    tiny_model, source, sweep, tmp_path
+) -> None:
+    for targeted in (False, True):
+        entry = replace(sweep, attack=replace(sweep.attack, targeted=targeted))
+        rows = evaluate(tiny_model, source, entry, tmp_path / str(targeted))
+        change = sum(row["losses"]["final"] - row["losses"]["start"] for row in rows)
+        assert change < 0 if targeted else change > 0
+
+
+def test_restarts_have_starts_of_their_own_and_targets_as_asked(
+    tiny_model, source, sweep, tmp_path
+) -> None:
+    targeted = replace(sweep, attack=replace(sweep.attack, targeted=True))
+    entries = [
+        replace(targeted, name="first"),
+        replace(targeted, name="again"),
+        replace(targeted, name="second", restart=1),
+        replace(targeted, name="redrawn", restart=1, redraw_targets=True),
+    ]
+    rows = evaluate_all(tiny_model, source, entries, tmp_path)
+    losses = {name: [row["losses"]["start"] for row in rows[name]] for name in rows}
+    targets = {name: [row["target"] for row in rows[name]] for name in rows}
+    assert losses["first"] == losses["again"]
+    assert all(a != b for a, b in zip(losses["first"], losses["second"], strict=True))
+    assert targets["first"] == targets["second"]
+    assert targets["first"] != targets["redrawn"]
+
+
+def test_adding_an_attack_computes_only_the_new_one(tiny_model, source, sweep, tmp_path) -> None:
+    first = evaluate_all(tiny_model, source, [sweep], tmp_path)
+    before = (tmp_path / "pgd" / "results.jsonl").read_bytes()
+    read: list[int] = []
+    source.on_read = read.append
+    other = Entry(name="apgd", attack=APGD(epsilon=EPSILON, num_steps=5))
+    both = evaluate_all(tiny_model, source, [sweep, other], tmp_path)
+    assert (tmp_path / "pgd" / "results.jsonl").read_bytes() == before
+    assert both["pgd"] == first["pgd"]
+    assert sorted(read) == list(range(10))
+    assert all(row["predictions"].keys() == {"final"} for row in both["apgd"])
+
+
+def test_in_the_worst_case_broken_images_drop_out_and_the_verdict_stays(
+    tiny_model, source, sweep, tmp_path
+) -> None:
+    source.labels = tiny_model.eval()(source.images).argmax(1)
+    source.labels[[2, 5]] = (source.labels[[2, 5]] + 1) % 4  # wrong when clean
+    strong = replace(sweep, name="strong", attack=replace(sweep.attack, epsilon=0.2))
+    curve = evaluate_all(tiny_model, source, [sweep, strong], tmp_path / "curve")
+    worst = evaluate_all(tiny_model, source, [sweep, strong], tmp_path / "worst", worst_case=True)
+    attacked = [row for row in worst["strong"] if row["broken_by"] is None]
+    dropped = [row for row in worst["strong"] if row["broken_by"] is not None]
+    assert {row["broken_by"] for row in dropped} == {"clean", "pgd"}
+    assert all(row["predictions"] == {} for row in dropped)
+    assert attacked
+
+    def survivors(rows: dict) -> set[int]:
+        return {
+            i
+            for i in range(10)
+            if all(
+                entry[i]["clean"] == entry[i]["label"]
+                and not entry[i].get("broken_by")
+                and all(p == entry[i]["label"] for p in entry[i]["predictions"].values())
+                for entry in rows.values()
+            )
+        }
+
+    assert survivors(worst) == survivors(curve)
+    assert len(survivors(worst)) < 8
+
+
+def test_an_attack_that_aims_at_many_classes_has_no_single_target(
+    tiny_model, source, tmp_path
+) -> None:
+    entry = Entry(name="apgd-t", attack=TargetedAPGD(epsilon=EPSILON, num_steps=3, num_targets=2))
+    assert all(row["target"] is None for row in evaluate(tiny_model, source, entry, tmp_path))
+
+
+@pytest.mark.parametrize("name", ["", "PGD", "a/b", "..", "-a"])
+def test_a_name_that_is_no_folder_is_refused(name: str) -> None:
+    with pytest.raises(ValueError, match="entry name must be"):
+        Entry(name=name, attack=PGD())
+
+
+def test_two_entries_of_one_name_and_budgets_without_a_path_are_refused(sweep) -> None:
+    with pytest.raises(ValueError, match="different names"):
+        WhiteboxEvaluation(entries=(sweep, sweep))
+    with pytest.raises(ValueError, match="different names"):
+        WhiteboxEvaluation(entries=())
+    with pytest.raises(ValueError, match="budgets need an attack with a fixed step, got APGD"):
+        Entry(name="apgd", attack=APGD(), budgets=(5,))
+
+
+def test_budgets_added_later_cost_only_their_own_steps_where_iterates_were_kept(
+    tiny_model, source, sweep, tmp_path
+) -> None:
+    calls = 0
+
+    class Counting(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.net = tiny_model
+
+        def __deepcopy__(self, memo):
+            raise TypeError("counted as it is")
+
+        def forward(self, images: Tensor) -> Tensor:
+            nonlocal calls
+            calls += images.requires_grad
+            return self.net(images)
+
+    more = replace(sweep, budgets=(2, 4, 7, 9, 12))
+    model = Counting()
+    fresh = evaluate(model, source, more, tmp_path / "fresh", chunk_size=10)
+    assert calls == 12
+    evaluate(model, source, sweep, tmp_path / "kept", chunk_size=10, keep_iterates=True)
+    calls = 0
+    rows = evaluate(model, source, more, tmp_path / "kept", chunk_size=10, keep_iterates=True)
+    assert rows == fresh
+    # From the iterates at 1, 4 and 9: one, three and three steps.
+    assert calls == 7
+    assert (tmp_path / "kept" / "pgd" / "superseded-000.jsonl").is_file()
+
+
+def test_budgets_added_later_run_anew_where_nothing_was_kept(
+    tiny_model, source, sweep, tmp_path
+) -> None:
+    evaluate(tiny_model, source, sweep, tmp_path / "run")
+    more = replace(sweep, budgets=(4, 12))
+    rows = evaluate(tiny_model, source, more, tmp_path / "run")
+    assert rows == evaluate(tiny_model, source, more, tmp_path / "fresh")
+    assert (tmp_path / "run" / "pgd" / "superseded-000.jsonl").is_file()
+
+
+def test_iterates_of_another_attack_are_refused(tiny_model, source, sweep, tmp_path) -> None:
+    evaluate(tiny_model, source, sweep, tmp_path, keep_iterates=True)
+    (tmp_path / "pgd" / "results.jsonl").unlink()
+    other = replace(sweep, attack=replace(sweep.attack, step_size=0.01))
+    with pytest.raises(ValueError, match=r"iterates of another run \(attack.step_size: 0.02 there"):
+        evaluate(tiny_model, source, other, tmp_path, keep_iterates=True)
+
+
+def test_a_model_of_other_classes_is_refused(tiny_model, source, sweep, tmp_path) -> None:
+    source.num_classes = 5
+    with pytest.raises(ValueError, match="the model gives 4 logits, but the data has 5 classes"):
+        evaluate(tiny_model, source, sweep, tmp_path)
+
+
+def test_an_attack_that_stands_still_is_refused() -> None:
+    with pytest.raises(ValueError, match="step_size must be > 0"):
+        Entry(name="pgd", attack=PGD(step_size=0), budgets=(5,))

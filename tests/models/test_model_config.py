@@ -14,6 +14,7 @@ from featdenoise.models.config import ModelConfig
         ({"mean": (0.5, 0.5)}, "mean must be three"),
         ({"mean": (0.5, float("nan"), 0.5)}, "mean must be three"),
         ({"std": (0.5, 0.0, 0.5)}, "std must be three finite numbers above 0"),
+        ({"padding": "same"}, "padding must be one of torch, tensorflow, got 'same'"),
         ({"denoise": "blur"}, "denoise must be one of none, gaussian, dot"),
         ({"denoise_at": "head"}, "denoise_at must be one of stage, block, got 'head'"),
         ({"denoise": "mean", "subsample": True}, "subsample is for the non-local"),

@@ -113,7 +113,7 @@ def test_page_is_self_contained(folders, tmp_path):
 def test_json_holds_counts_and_a_schema(folders, tmp_path):
     report_runs(folders, tmp_path / "out", title="Ours")
     report = json.loads((tmp_path / "out" / "report.json").read_text())
-    assert report["schema"] == 1
+    assert report["schema"] == 2
     assert report["title"] == "Ours"
     assert [run["kind"] for run in report["runs"]].count("whitebox") == 4
     first = report["runs"][0]
@@ -121,6 +121,9 @@ def test_json_holds_counts_and_a_schema(folders, tmp_path):
     assert first["budgets"] == [10, 100]
     assert first["robust_accuracy"] == [{"correct": 6, "count": 8}, {"correct": 5, "count": 8}]
     assert first["identity"]["seed"] == 0
+    assert "settings" not in first
+    assert report["whitebox"][0]["selfchecks"] is None
+    assert report["published"] == []
     blackbox = next(run for run in report["runs"] if run["kind"] == "blackbox")
     assert blackbox["robust_accuracy"] == {"x": {"correct": 2, "count": 4}}
     assert blackbox["worst_attacker"] == "x"

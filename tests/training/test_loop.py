@@ -4,15 +4,18 @@ import json
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
 from featdenoise.base.checkpoint import list_checkpoints, load_checkpoint
 from featdenoise.base.distributed import World
+from featdenoise.base.imagefiles import write_png
 from featdenoise.base.results import read_results
+from featdenoise.data.config import DataConfig
 from featdenoise.models.config import ModelConfig
 from featdenoise.models.registry import create_model
-from featdenoise.models.weights import load_metadata, load_model, save_weights
+from featdenoise.models.weights import load_info, load_model, save_weights
 from featdenoise.training.loop import RunOptions, train
 from featdenoise.training.recipes import Recipe
 
@@ -60,7 +63,9 @@ def test_a_run_trains_and_leaves_weights_that_rebuild_the_model(tmp_path, tiny_r
     ]
     assert "backbone.head.weight" in moved
     assert model.config.mean == pytest.approx((0.305,) * 3, abs=0.01)
-    assert load_metadata(outcome.weights)["recipe"]["attack"]["kind"] == "PGD"
+    recipe = load_info(outcome.weights).recipe
+    assert recipe is not None
+    assert recipe["attack"]["kind"] == "PGD"
     rows = log_without_times(tmp_path)
     assert [row["step"] for row in rows] == [1, 2, 3, 4, 5, 6]
     assert all(0 <= row["clean_accuracy"] <= 1 for row in rows)
@@ -177,3 +182,30 @@ def test_the_header_holds_the_whole_recipe(tmp_path, tiny_recipe) -> None:
     assert identity["recipe"]["reduction"] == "exact"
     assert identity["recipe"]["threads_per_process"] == 1
     assert identity["numerics"]["torch"] == torch.__version__
+
+
+def test_a_refused_resume_leaves_the_folder_as_it_was(tmp_path, tiny_recipe) -> None:
+    train(tiny_recipe, tmp_path, replace(QUIET, stop_after=2), World())
+    before = {path.name: path.read_bytes() for path in tmp_path.iterdir() if path.is_file()}
+    assert "STOPPED" in before
+    with pytest.raises(ValueError, match=r"recipe\.seed: 0 there, 5 here"):
+        train(replace(tiny_recipe, seed=5), tmp_path, QUIET, World())
+    after = {path.name: path.read_bytes() for path in tmp_path.iterdir() if path.is_file()}
+    assert after == before
+
+
+def test_a_run_goes_on_after_its_data_moved(tmp_path, tiny_recipe) -> None:
+    pixels = np.random.default_rng(0).integers(0, 256, (40, 8, 8, 3), dtype=np.uint8)
+    for k, image in enumerate(pixels):
+        folder = tmp_path / "here" / "train" / f"class{k % 10}"
+        folder.mkdir(parents=True, exist_ok=True)
+        write_png(folder / f"{k}.png", image)
+    data = DataConfig(name="imagefolder", root=str(tmp_path / "here"), image_size=8)
+    recipe = replace(tiny_recipe, data=data, epochs=3)
+    train(recipe, tmp_path / "run", replace(QUIET, stop_after=2), World())
+    (tmp_path / "here").rename(tmp_path / "there")
+    moved = replace(recipe, data=replace(data, root=str(tmp_path / "there")))
+    assert train(moved, tmp_path / "run", QUIET, World()).finished
+    write_png(tmp_path / "there" / "train" / "class0" / "0.png", pixels[1])
+    with pytest.raises(ValueError, match="data_fingerprint"):
+        train(moved, tmp_path / "run", QUIET, World())

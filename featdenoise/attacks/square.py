@@ -1,0 +1,157 @@
+"""Square attack: random squares at the corners of the l-inf ball (Andriushchenko et al. 2020).
+
+It reads logits and asks for no gradient, so it also fools networks that hide theirs. An image whose
+goal is reached asks no further query: the batch shrinks, the draws stay those of the image.
+
+Not here: the l2 attack.
+"""
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from featdenoise.attacks.core import (
+    Norm,
+    check_at_least,
+    check_batch,
+    check_name,
+    check_radius,
+    check_stream,
+    project_linf,
+)
+from featdenoise.attacks.goal import Goal, aim
+from featdenoise.attacks.losses import Loss
+from featdenoise.attacks.oracle import GradientOracle
+from featdenoise.attacks.pgd import Model
+from featdenoise.attacks.targets import TargetChoice
+from featdenoise.base.rng import Stream
+from featdenoise.base.units import Pixels
+
+# Of 10000 queries: after each of these the share of the image that a square covers is halved.
+_HALVED_AFTER = (10, 50, 200, 500, 1000, 2000, 4000, 6000, 8000)
+_PLANNED_QUERIES = 10_000
+
+
+@dataclass(frozen=True, kw_only=True)
+class Square:
+    """Square attack on logits alone (Andriushchenko et al. 2020)."""
+
+    epsilon: Pixels = 16 / 255
+    """Radius of the l-infinity ball around the clean image."""
+    num_queries: int = 5000
+    """Squares tried for each image, after the striped start."""
+    p_init: float = 0.8
+    """Share of the image that the first squares cover."""
+    rescale_schedule: bool = False
+    """Shrink squares by the share of queries made; otherwise by their count, as AutoAttack does."""
+    targeted: bool = False
+    """Make the image look like a target class; otherwise only unlike its own."""
+    loss: Loss = "margin"
+    """What a square must improve to be kept."""
+    target_choice: TargetChoice = "uniform"
+    """Which wrong class a targeted attack aims at where no targets are given."""
+
+    norm: ClassVar[Norm] = "linf"
+
+    def __post_init__(self) -> None:
+        check_name("loss", self.loss, Loss)
+        check_name("target_choice", self.target_choice, TargetChoice)
+        check_radius("epsilon", self.epsilon, self.norm)
+        check_at_least("num_queries", self.num_queries, 0)
+        if not 0 < self.p_init <= 1:
+            raise ValueError(f"p_init must be in (0, 1], got {self.p_init:g}")
+
+    def __call__(
+        self,
+        model: Model,
+        images: Tensor,
+        labels: Tensor,
+        *,
+        stream: Stream,
+        targets: Tensor | None = None,
+    ) -> Tensor:
+        """The best point of each image, or the first that reaches the goal.
+
+        Args:
+            model: a module (in any mode, it is not touched), a callable images -> logits, which
+                need not be differentiable, or a `GradientOracle`.
+            images: (N, C, H, W) float32 or float64, pixels in [0, 1].
+            labels: (N,) int64, true classes.
+            stream: randomness of the N images.
+            targets: (N,) int64, classes to aim at, for a targeted attack.
+
+        Returns:
+            (N, C, H, W), pixels in [0, 1], inside the ball.
+
+        Raises:
+            ValueError: images, labels, targets or stream do not fit, with what is wrong.
+        """
+        images = images.detach()
+        check_batch(images, labels)
+        check_stream(stream, images)
+        if len(images) == 0:
+            return images.clone()
+        oracle = GradientOracle.of(model)
+        goal = aim(self, oracle, images, labels, stream=stream, targets=targets)
+        return self._search(oracle, images, goal, stream)
+
+    def _search(self, oracle: GradientOracle, images: Tensor, goal: Goal, stream: Stream) -> Tensor:
+        best = self._stripes(images, stream)
+        channels, height, width = images.shape[1:]
+        # Two numbers for the place, one a channel for the sign: (N, Q, 2 + C).
+        draws = stream.uniform("square", (self.num_queries, 2 + channels)).to(images.device)
+        gains, is_reached = _judge(oracle, goal, best)
+        for query in range(self.num_queries):
+            left = (~is_reached).nonzero().flatten()
+            if len(left) == 0:
+                break
+            place, signs = draws[left, query].split([2, channels], dim=1)
+            corner = _corner(images[left], self.epsilon, signs.reshape(-1, channels, 1, 1))
+            inside = _squares(place, self.side(query, height, width), height, width)
+            candidate = torch.where(inside, corner, best[left])
+            gain, is_hit = _judge(oracle, goal.at(left), candidate)
+            is_better = is_hit | (gain > gains[left])
+            best[left[is_better]] = candidate[is_better]
+            gains[left[is_better]] = gain[is_better]
+            is_reached[left] = is_hit
+        return best
+
+    def _stripes(self, images: Tensor, stream: Stream) -> Tensor:
+        """The start: a corner of the ball, of one sign in each column (Sec. 4.1)."""
+        channels, _, width = images.shape[1:]
+        signs = stream.uniform("square stripes", (channels, 1, width)).to(images.device)
+        return _corner(images, self.epsilon, signs)
+
+    def side(self, query: int, height: int, width: int) -> int:
+        """Length of the sides of the square of this query, counted from 0 (Sec. 4.1)."""
+        made = query
+        if self.rescale_schedule:
+            made = query * _PLANNED_QUERIES // self.num_queries
+        share = self.p_init / 2 ** sum(made > bound for bound in _HALVED_AFTER)
+        side = max(round((share * height * width) ** 0.5), 1)
+        return min(side, height, width)
+
+
+def _judge(oracle: GradientOracle, goal: Goal, points: Tensor) -> tuple[Tensor, Tensor]:
+    """(N,) gain in float64 and (N,) bool whether the goal is reached."""
+    logits = oracle.logits(points)
+    return goal.gain(logits).double(), goal.is_reached(logits)
+
+
+def _corner(images: Tensor, epsilon: float, uniform: Tensor) -> Tensor:
+    """Every pixel moved by epsilon, up or down as a number uniform in [0, 1) says."""
+    signs = torch.where(uniform < 0.5, 1, -1).to(images)
+    return project_linf(images + epsilon * signs, images, epsilon)
+
+
+def _squares(place: Tensor, side: int, height: int, width: int) -> Tensor:
+    """(N, 1, H, W) bool, a square a row; `place` (N, 2) is uniform in [0, 1)."""
+    # In float64: a float32 product may round up to the bound, which lies outside.
+    room = torch.tensor([height - side + 1, width - side + 1], device=place.device)
+    top_left = (place.double() * room).long()
+    rows = torch.arange(height, device=place.device) - top_left[:, :1]
+    columns = torch.arange(width, device=place.device) - top_left[:, 1:]
+    in_rows, in_columns = ((x >= 0) & (x < side) for x in (rows, columns))
+    return (in_rows[:, :, None] & in_columns[:, None, :]).unsqueeze(1)

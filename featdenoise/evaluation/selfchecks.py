@@ -1,0 +1,312 @@
+"""Does the verdict deserve belief? Checks that a masked model fails and an honest one passes.
+
+A model can look robust because its gradients are useless (quantised inputs, saturated logits,
+random layers, shattered gradients), not because it is hard to fool. Each check looks for one
+symptom on a seeded subset; a failed one marks the whole result as suspect. After Carlini et al.
+2019, "On Evaluating Adversarial Robustness", Sec. 3 and 4, and the checks of AutoAttack.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor, nn
+
+from featdenoise.attacks.oracle import GradientOracle
+from featdenoise.attacks.pgd import PGD
+from featdenoise.attacks.square import Square
+from featdenoise.base.binomial import Proportion, two_sided_p_value
+from featdenoise.base.judge import judge
+from featdenoise.base.rng import Stream, generator
+from featdenoise.base.units import format_pixels
+from featdenoise.data.imageset import LabelledImages
+
+SIGNIFICANCE = 0.01
+"""Of the paired tests: how rarely an honest model may fail one by chance."""
+SATURATED_MARGIN = 80.0
+"""A margin of the logits at which float32 cross-entropy has lost its gradient."""
+MOST_ZERO_GRADIENTS = 0.1
+MOST_SATURATED = 0.1
+LARGE_EPSILON = 0.5
+
+
+@dataclass(frozen=True, kw_only=True)
+class Check:
+    """One symptom that was looked for."""
+
+    name: str
+    passed: bool
+    detail: str
+    """What was measured, in one sentence."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class SelfChecks:
+    """How the checks are made."""
+
+    epsilon: float
+    """Radius of the evaluation, l-infinity."""
+    num_images: int = 64
+    """Size of the seeded subset."""
+    num_steps: int = 40
+    """Iterations of the gradient attack."""
+    num_queries: int = 1000
+    """Queries of the attack that sees no gradients."""
+    seed: int = 0
+
+
+def check_evaluation(
+    model: nn.Module,
+    images: LabelledImages,
+    image_ids: Sequence[int],
+    settings: SelfChecks,
+    *,
+    surrogate: nn.Module | None = None,
+) -> list[Check]:
+    """Look for every symptom.
+
+    Args:
+        model: the model under evaluation, on the device where its images shall be.
+        images: where they come from.
+        image_ids: those of the evaluation, of which a seeded subset is taken.
+        settings: radius, sizes, seed.
+        surrogate: another model, whose adversarial images must not beat the model's own.
+
+    Returns:
+        All checks, in a fixed order; the transfer check only with a surrogate.
+    """
+    subject = _Subject.load(model, images, image_ids, settings)
+    checks = [
+        _outputs_are_logits(subject),
+        _forward_passes_agree(subject),
+        _batches_do_not_matter(subject),
+        _gradients_are_there(subject),
+        _logits_are_not_saturated(subject),
+        _attack_raises_the_loss(subject),
+        _more_iterations_do_not_help(subject),
+        _more_epsilon_does_not_help(subject),
+        _large_epsilon_breaks(subject),
+        _gradients_beat_queries(subject),
+    ]
+    if surrogate is not None:
+        checks.append(_own_attack_beats_transfer(subject, surrogate))
+    return checks
+
+
+@dataclass(frozen=True)
+class _Subject:
+    """The model and the subset."""
+
+    model: nn.Module
+    oracle: GradientOracle
+    images: Tensor
+    labels: Tensor
+    stream: Stream
+    settings: SelfChecks
+
+    @classmethod
+    def load(
+        cls,
+        model: nn.Module,
+        images: LabelledImages,
+        image_ids: Sequence[int],
+        settings: SelfChecks,
+    ) -> "_Subject":
+        order = generator(settings.seed, "self-check subset").permutation(len(image_ids))
+        chosen = tuple(image_ids[place] for place in sorted(order[: settings.num_images].tolist()))
+        batch, labels = images.batch(chosen)
+        device = next((p.device for p in model.parameters()), torch.device("cpu"))
+        stream = Stream(seed=settings.seed, image_ids=chosen)
+        oracle = GradientOracle(model)
+        return cls(model, oracle, batch.to(device), labels.to(device), stream, settings)
+
+    def logits(self, images: Tensor) -> Tensor:
+        """The evaluator's own forward pass."""
+        return judge(self.model, images, [f"image {i}" for i in self.stream.image_ids])
+
+    def right(self, images: Tensor) -> Tensor:
+        """(N,) bool: predicted as the label."""
+        return self.logits(images).argmax(1) == self.labels
+
+    def attack(self, **changes: float) -> PGD:
+        """The gradient attack at the radius of the evaluation, or changed."""
+        epsilon = changes.get("epsilon", self.settings.epsilon)
+        num_steps = int(changes.get("num_steps", self.settings.num_steps))
+        # Steps that cross the ball about three times.
+        step_size = min(1.0, 6 * epsilon / max(num_steps, 6))
+        return PGD(epsilon=epsilon, step_size=step_size, num_steps=num_steps)
+
+    def attacked(self, attack: Callable[..., Tensor]) -> Tensor:
+        """Adversarial images of this attack on the model."""
+        return attack(self.oracle, self.images, self.labels, stream=self.stream)
+
+    def share(self, flags: Tensor) -> Proportion:
+        """How many images have the flag."""
+        return Proportion(int(flags.sum()), len(flags))
+
+
+def _outputs_are_logits(subject: _Subject) -> Check:
+    logits = subject.logits(subject.images)
+    sums_to_one = (logits.sum(1) - 1).abs().max() < 1e-3
+    are_probabilities = bool((logits >= 0).all() and (logits <= 1).all() and sums_to_one)
+    return Check(
+        name="outputs are logits",
+        passed=not are_probabilities,
+        detail=(
+            "every output is a probability: the model ends in a softmax, which hides gradients; "
+            "take it off"
+            if are_probabilities
+            else "outputs are not probabilities"
+        ),
+    )
+
+
+def _forward_passes_agree(subject: _Subject) -> Check:
+    first, second = subject.logits(subject.images), subject.logits(subject.images)
+    return _equal_logits("two forward passes agree", first, second)
+
+
+def _batches_do_not_matter(subject: _Subject) -> Check:
+    together = subject.logits(subject.images)[:8]
+    alone = torch.cat(
+        [
+            judge(subject.model, subject.images[k : k + 1], [f"place {k}"])
+            for k in range(len(together))
+        ]
+    )
+    return _equal_logits("an image alone and in a batch agree", together, alone)
+
+
+def _equal_logits(name: str, first: Tensor, second: Tensor) -> Check:
+    scale = float(first.abs().mean()) or 1.0
+    difference = float((first - second).abs().max()) / scale
+    return Check(
+        name=name,
+        passed=difference < 1e-2,
+        detail=f"logits differ by at most {difference:.2g} of their mean size",
+    )
+
+
+def _gradients_are_there(subject: _Subject) -> Check:
+    _, gradient = subject.oracle.loss_and_gradient(subject.images, subject.labels)
+    zero = subject.share((gradient == 0).flatten(1).all(1))
+    return Check(
+        name="input gradients are not zero",
+        passed=zero.fraction <= MOST_ZERO_GRADIENTS,
+        detail=f"{zero} of the images have a gradient of exactly zero",
+    )
+
+
+def _logits_are_not_saturated(subject: _Subject) -> Check:
+    best = subject.logits(subject.images).topk(2, dim=1).values
+    saturated = subject.share(best[:, 0] - best[:, 1] > SATURATED_MARGIN)
+    return Check(
+        name="logits are not saturated",
+        passed=saturated.fraction <= MOST_SATURATED,
+        detail=f"{saturated} of the images have a margin above {SATURATED_MARGIN:g}",
+    )
+
+
+def _attack_raises_the_loss(subject: _Subject) -> Check:
+    attack = subject.attack()
+    path = attack.trajectory(
+        subject.oracle,
+        subject.images,
+        subject.labels,
+        record_at=(0, attack.num_steps),
+        stream=subject.stream,
+    )
+    start, end = (_losses(subject, path[k]) for k in (0, attack.num_steps))
+    rises = subject.share(end > start)
+    return Check(
+        name="the attack raises the loss",
+        passed=rises.fraction >= 0.5,
+        detail=f"the loss is higher at the end than at the start on {rises} of the images",
+    )
+
+
+def _losses(subject: _Subject, images: Tensor) -> Tensor:
+    logits = subject.logits(images).double()
+    return torch.nn.functional.cross_entropy(logits, subject.labels, reduction="none")
+
+
+def _more_iterations_do_not_help(subject: _Subject) -> Check:
+    budgets = (5, 2 * subject.settings.num_steps)
+    attack = replace(subject.attack(num_steps=budgets[0]), num_steps=budgets[1])
+    path = attack.trajectory(
+        subject.oracle, subject.images, subject.labels, record_at=budgets, stream=subject.stream
+    )
+    weak, strong = (subject.right(path[budget]) for budget in budgets)
+    return _stronger_is_stronger(
+        "more iterations do not help the model",
+        f"{budgets[0]} iterations",
+        weak,
+        f"{budgets[1]} iterations",
+        strong,
+    )
+
+
+def _more_epsilon_does_not_help(subject: _Subject) -> Check:
+    radii = (subject.settings.epsilon, min(1.0, 2 * subject.settings.epsilon))
+    weak, strong = (
+        subject.right(subject.attacked(subject.attack(epsilon=radius))) for radius in radii
+    )
+    names = [f"epsilon {format_pixels(radius)}" for radius in radii]
+    return _stronger_is_stronger(
+        "more epsilon does not help the model", names[0], weak, names[1], strong
+    )
+
+
+def _large_epsilon_breaks(subject: _Subject) -> Check:
+    right = subject.share(subject.right(subject.attacked(subject.attack(epsilon=LARGE_EPSILON))))
+    chance = 1 / subject.logits(subject.images).shape[1]
+    return Check(
+        name=f"epsilon {LARGE_EPSILON:g} breaks the model",
+        passed=right.interval()[0] <= chance,
+        detail=f"right on {right} of the images, chance is {chance:.1%}",
+    )
+
+
+def _gradients_beat_queries(subject: _Subject) -> Check:
+    square = Square(
+        epsilon=subject.settings.epsilon,
+        num_queries=subject.settings.num_queries,
+        rescale_schedule=True,
+    )
+    return _stronger_is_stronger(
+        "gradients beat queries",
+        f"Square, {subject.settings.num_queries} queries",
+        subject.right(subject.attacked(square)),
+        f"PGD, {subject.settings.num_steps} iterations",
+        subject.right(subject.attacked(subject.attack())),
+    )
+
+
+def _own_attack_beats_transfer(subject: _Subject, surrogate: nn.Module) -> Check:
+    foreign = replace(subject, oracle=GradientOracle(surrogate))
+    return _stronger_is_stronger(
+        "the model's own gradients beat a surrogate's",
+        "PGD on the surrogate",
+        subject.right(foreign.attacked(foreign.attack())),
+        "PGD on the model",
+        subject.right(subject.attacked(subject.attack())),
+    )
+
+
+def _stronger_is_stronger(
+    name: str, weak_name: str, weak: Tensor, strong_name: str, strong: Tensor
+) -> Check:
+    """Paired over images: the weaker attack must not break significantly more than the stronger."""
+    only_weak = int((~weak & strong).sum())
+    only_strong = int((weak & ~strong).sum())
+    differing = only_weak + only_strong
+    p_value = two_sided_p_value(only_weak, differing) if differing else 1.0
+    return Check(
+        name=name,
+        passed=only_weak <= only_strong or p_value > SIGNIFICANCE,
+        detail=(
+            f"{weak_name}: right on {int(weak.sum())} of {len(weak)}; {strong_name}: right on "
+            f"{int(strong.sum())}; {only_weak} broken only by the former, {only_strong} only by "
+            f"the latter (p = {p_value:.2g})"
+        ),
+    )

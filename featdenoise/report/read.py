@@ -1,0 +1,194 @@
+"""What a run folder holds: its results files and, of a white-box run, its self-checks.
+
+A folder is a finished run if `results.jsonl` (white box, black box, certification) or `log.jsonl`
+(training) lies in it, or, of a white-box run, in a sub-folder for each attack.
+"""
+
+import json
+import shlex
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from featdenoise.base.results import LOG_FILE, RESULTS_FILE, Row, read_results
+from featdenoise.base.whitebox_rows import EntryRows
+
+SELFCHECKS_FILE = "selfchecks.json"
+SELFCHECKS_SCHEMA = 1
+
+
+@dataclass(frozen=True, kw_only=True)
+class ResultsFile:
+    """One file, read."""
+
+    path: Path
+    header: Row
+    rows: list[Row]
+
+    @property
+    def identity(self) -> Row:
+        """What was run."""
+        return dict(self.header["identity"])
+
+    @property
+    def command(self) -> str | None:
+        """The shell command that wrote it, if it was noted."""
+        command = self.header.get("volatile", {}).get("command")
+        return shlex.join(command) if isinstance(command, list) else command
+
+
+@dataclass(frozen=True, kw_only=True)
+class SelfCheck:
+    """One check of whether an evaluation can be trusted."""
+
+    name: str
+    passed: bool
+    detail: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Run:
+    """A finished run."""
+
+    folder: Path
+    kind: str
+    files: tuple[ResultsFile, ...]
+    """One; of a white-box run, one an attack."""
+    checks: tuple[SelfCheck, ...] | None = None
+    """None: the run was not checked."""
+    suspect: bool = False
+    """Whether a check failed: the model may look more robust than it is."""
+
+    @property
+    def name(self) -> str:
+        """The model's label; a training run has none and is called after its folder."""
+        labelled = self.files[0].identity.get("model", {})
+        return str(labelled.get("name", self.folder.resolve().name))
+
+    @property
+    def entries(self) -> list[EntryRows]:
+        """Of a white-box run, for counting."""
+        return [EntryRows(identity=file.identity, rows=file.rows) for file in self.files]
+
+    @property
+    def failed_checks(self) -> list[SelfCheck]:
+        """In the order of the run."""
+        return [check for check in self.checks or () if not check.passed]
+
+
+def read_run(folder: Path) -> Run:
+    """Read a run folder, or the folder of one attack of a white-box run.
+
+    Raises:
+        FileNotFoundError: no such folder, no results, or a run that is not finished.
+        ValueError: damaged files.
+    """
+    if not folder.is_dir():
+        raise FileNotFoundError(f"no run folder at {folder}")
+    for name in (RESULTS_FILE, LOG_FILE):
+        if (folder / name).is_file():
+            file = _read_file(folder / name)
+            kind = "training" if name == LOG_FILE else str(file.identity.get("kind"))
+            # The checks of a run are about each of its attacks.
+            home = folder.parent if file.identity.get("entry") else folder
+            return _checked(Run(folder=folder, kind=kind, files=(file,)), home)
+    run = _run_of_entries(folder)
+    if run is not None:
+        return run
+    _require_finished(folder, *_sub_folders(folder))
+    several = ""
+    if any((sub_folder / RESULTS_FILE).is_file() for sub_folder in _sub_folders(folder)):
+        several = f"; it holds several runs, name them: {folder}/*"
+    raise FileNotFoundError(
+        f"no {RESULTS_FILE} or {LOG_FILE} in {folder}; is it a run folder?{several}"
+    )
+
+
+def read_whitebox_run(folder: Path) -> Run:
+    """Read a white-box run, also one that lies in the folder of the training run.
+
+    Raises:
+        FileNotFoundError: no such folder, no results, or a run that is not finished.
+        ValueError: damaged files, or a run of another kind.
+    """
+    run = None
+    if folder.is_dir() and not (folder / RESULTS_FILE).is_file():
+        run = _run_of_entries(folder)
+    run = run or read_run(folder)
+    if run.kind != "whitebox":
+        raise ValueError(f"{folder} is a {run.kind} run and not a white-box run")
+    return run
+
+
+def read_selfchecks(path: Path) -> tuple[tuple[SelfCheck, ...], bool]:
+    """The checks and whether the run is suspect.
+
+    Raises:
+        ValueError: a damaged file, or one of another schema.
+    """
+    try:
+        content: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ValueError(f"{path} is damaged ({error}); run the self-checks again") from None
+    if content.get("schema") != SELFCHECKS_SCHEMA:
+        raise ValueError(
+            f"{path} has schema {content.get('schema')}, this version reads {SELFCHECKS_SCHEMA}"
+        )
+    checks = tuple(
+        SelfCheck(name=c["name"], passed=bool(c["passed"]), detail=str(c.get("detail", "")))
+        for c in content["checks"]
+    )
+    return checks, bool(content["suspect"]) or not all(check.passed for check in checks)
+
+
+def commands_of(runs: Sequence[Run]) -> tuple[str, ...]:
+    """The commands that made these runs, each once, in their order."""
+    noted = (file.command for run in runs for file in run.files)
+    return tuple(dict.fromkeys(command for command in noted if command))
+
+
+def _run_of_entries(folder: Path) -> Run | None:
+    """The white-box run whose attacks have sub-folders here, if there is one."""
+    paths = [path / RESULTS_FILE for path in _sub_folders(folder)]
+    files = [_read_file(path) for path in paths if path.is_file()]
+    entries = [file for file in files if file.identity.get("entry")]
+    if not entries:
+        return None
+    _require_finished(*(path.parent for path in paths if not path.is_file()))
+    run = Run(folder=folder, kind="whitebox", files=tuple(sorted(entries, key=_order)))
+    return _checked(run, folder)
+
+
+def _sub_folders(folder: Path) -> list[Path]:
+    return sorted(path for path in folder.iterdir() if path.is_dir())
+
+
+def _read_file(path: Path) -> ResultsFile:
+    header, rows = read_results(path)
+    return ResultsFile(path=path, header=header, rows=rows)
+
+
+def _checked(run: Run, home: Path) -> Run:
+    path = home / SELFCHECKS_FILE
+    if run.kind != "whitebox" or not path.is_file():
+        return run
+    checks, suspect = read_selfchecks(path)
+    return Run(folder=run.folder, kind=run.kind, files=run.files, checks=checks, suspect=suspect)
+
+
+def _require_finished(*folders: Path) -> None:
+    for folder in folders:
+        if (folder / "parts").is_dir():
+            raise FileNotFoundError(
+                f"the run in {folder} is not finished; start it again with the same settings to "
+                "resume"
+            )
+
+
+def _order(file: ResultsFile) -> tuple[int, str, int, str]:
+    """Of the run: a worst-case run notes what came before, another has no order of its own."""
+    identity = file.identity
+    attack = json.dumps(identity.get("attack"), sort_keys=True)
+    restart = int(identity.get("restart") or 0)
+    return len(identity.get("preceding") or ()), attack, restart, str(identity["entry"])

@@ -1,0 +1,101 @@
+import logging
+from typing import get_args
+
+import pytest
+
+from featdenoise.attacks.apgd import APGD, TargetedAPGD
+from featdenoise.attacks.pgd import PGD
+from featdenoise.attacks.square import Square
+from featdenoise.evaluation.protocols import (
+    PAPER_BUDGETS,
+    AttackName,
+    CustomAttacks,
+    Protocol,
+    is_worst_case,
+    protocol_entries,
+)
+
+
+def test_the_papers_protocol_is_that_of_section_6_1() -> None:
+    (entry,) = protocol_entries("paper")
+    assert entry.attack.epsilon == 16 / 255
+    assert entry.attack.targeted
+    assert entry.attack.random_start
+    assert entry.budgets == (10, 20, 30, 40, 50, 60, 70, 80, 90, 100, *tuple(range(200, 2001, 200)))
+    steps = {budgets: path.step_size * 255 for path, budgets in entry.paths()}
+    assert steps == pytest.approx({(10,): 1.6, PAPER_BUDGETS[1:]: 1.0})
+
+
+def test_robustbench_is_autoattacks_standard_set_in_the_worst_case() -> None:
+    entries = protocol_entries("robustbench", epsilon=4 / 255)
+    assert [entry.name for entry in entries] == ["apgd-ce", "apgd-t", "fab-t", "square"]
+    kinds = [type(entry.attack) for entry in entries]
+    assert kinds[:2] == [APGD, TargetedAPGD]
+    assert kinds[3] is Square
+    assert entries[1].attack.num_targets == 9
+    assert entries[3].attack.num_queries == 5000
+    assert all(entry.attack.epsilon == 4 / 255 for entry in entries)
+    assert is_worst_case("robustbench")
+    assert not is_worst_case("paper")
+
+
+def test_restarts_are_runs_of_their_own() -> None:
+    entries = protocol_entries("restarts", restarts=20, targeted=True, redraw_targets=True)
+    assert len(entries) == 20
+    assert [entry.restart for entry in entries] == list(range(20))
+    assert len({entry.name for entry in entries}) == 20
+    assert all(entry.attack.num_steps == 100 for entry in entries)
+    assert all(entry.attack.step_size == 2 / 255 for entry in entries)
+    assert all(entry.redraw_targets for entry in entries)
+    # Adding restarts to a finished run keeps the names of those it has.
+    fewer = protocol_entries("restarts", restarts=3, targeted=True, redraw_targets=True)
+    assert entries[:3] == fewer
+
+
+@pytest.mark.parametrize("name", get_args(Protocol))
+def test_every_protocol_has_entries_at_the_asked_radius(name: Protocol) -> None:
+    for entry in protocol_entries(name, epsilon=3 / 255):
+        assert entry.attack.epsilon == 3 / 255
+
+
+@pytest.mark.parametrize("name", get_args(AttackName))
+def test_every_named_attack_makes_an_entry(name: AttackName) -> None:
+    (entry,) = CustomAttacks(attacks=(name,), epsilon=0.1).entries()
+    assert entry.name == name
+    assert entry.attack.epsilon == 0.1
+    assert bool(entry.budgets) == isinstance(entry.attack, PGD)
+
+
+def test_unsorted_budgets_are_sorted_and_said(caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level(logging.WARNING):
+        (entry,) = CustomAttacks(budgets=(50, 10, 50)).entries()
+    assert entry.budgets == (10, 50)
+    assert "sorted: [10, 50]" in caplog.text
+
+
+def test_restarts_of_custom_attacks_have_numbers() -> None:
+    entries = CustomAttacks(attacks=("pgd", "apgd"), restarts=2).entries()
+    assert [entry.name for entry in entries] == ["pgd-000", "pgd-001", "apgd-000", "apgd-001"]
+
+
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        ({"attacks": ("pdg",)}, "attacks must be some of pgd, mi-fgsm"),
+        ({"attacks": ()}, "attacks must be some of"),
+        ({"restarts": 0}, "restarts must be >= 1, got 0"),
+        ({"attacks": ("square",), "norm": "l2"}, "norm must be linf for square"),
+        ({"budgets": (0,)}, "budgets must be iteration counts"),
+        ({"epsilon": 16}, "write 16/255"),
+    ],
+)
+def test_what_cannot_be_run_is_refused(wrong: dict, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        CustomAttacks(**wrong).entries()
+
+
+def test_unknown_protocols_and_too_few_restarts_are_refused() -> None:
+    with pytest.raises(ValueError, match="protocol must be one of paper, robustbench"):
+        protocol_entries("papre")
+    with pytest.raises(ValueError, match="restarts must be >= 1"):
+        protocol_entries("restarts", restarts=0)
