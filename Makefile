@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 INSTALLED := .venv/.installed
-ACCEPTANCE := training_bits evaluation_rows kills golden paper_curve
+ACCEPTANCE := training_bits evaluation_rows kills golden paper_curve protocols
 
 .PHONY: demo test test-slow acceptance format install
 

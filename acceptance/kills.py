@@ -17,7 +17,16 @@ from pathlib import Path
 from launch import count_lines, digest_training, evaluation_rows, require, run, start
 
 TRAIN = ["digits-denoise", "--epochs", "1", "--checkpoint-every", "2"]
-ATTACK = ["--no-self-checks", "--epsilon", "26/255", "--step-size", "2/255", "--budgets", "5", "20"]
+ATTACK = [
+    "--no-self-checks",
+    "--epsilon",
+    "26/255",
+    "--step-size",
+    "2/255",
+    "--budgets",
+    "5",
+    "150",
+]
 EVALUATE = [*ATTACK, "--subset", "first:120", "--chunk-size", "4"]
 
 

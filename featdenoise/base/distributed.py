@@ -5,17 +5,21 @@ GPUs. Nothing is wrapped: gradients are exchanged explicitly by `exact_sum`.
 """
 
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import timedelta
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
 
 Device = Literal["auto", "cpu", "cuda"]
+T = TypeVar("T")
+
+# Ranks wait for the one with a chunk more, which may take hours; torchrun sees processes that die.
+PATIENCE = timedelta(days=1)
 
 
 @dataclass(frozen=True)
@@ -52,6 +56,25 @@ class World:
         dist.broadcast_object_list(box, src=0, device=self.device)
         return box[0]
 
+    def on_main(self, work: Callable[[], T]) -> T:
+        """What `work` gives or raises on rank 0, on every process: none is left waiting.
+
+        Raises:
+            ValueError: `work` did.
+            OSError: `work` did.
+            RuntimeError: `work` did.
+        """
+        outcome: T | ValueError | OSError | RuntimeError | None = None
+        if self.is_main:
+            try:
+                outcome = work()
+            except (ValueError, OSError, RuntimeError) as error:
+                outcome = error
+        shared: T | ValueError | OSError | RuntimeError = self.share(outcome)
+        if isinstance(shared, ValueError | OSError | RuntimeError):
+            raise shared
+        return shared
+
     def gather(self, value: Any) -> list[Any]:
         """Every process's value in rank order, on every process."""
         if self.size == 1:
@@ -82,9 +105,7 @@ def join_world(device: Device = "auto") -> Iterator[World]:
     if world_size == 1:
         yield World(device=chosen)
         return
-    dist.init_process_group(
-        "nccl" if chosen.type == "cuda" else "gloo", timeout=timedelta(minutes=30)
-    )
+    dist.init_process_group("nccl" if chosen.type == "cuda" else "gloo", timeout=PATIENCE)
     try:
         yield World(rank=dist.get_rank(), size=dist.get_world_size(), device=chosen)
     finally:

@@ -8,7 +8,7 @@ keeps the rows of whole chunks and computes the others.
 import shutil
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 from featdenoise.base.checkpoint import write_atomically
 from featdenoise.base.chunks import Chunk, share_of_rank
@@ -24,8 +24,6 @@ from featdenoise.base.results import (
     require_same_identity,
     to_line,
 )
-
-T = TypeVar("T")
 
 
 class EvaluationResults:
@@ -58,7 +56,7 @@ class EvaluationResults:
         self._rows_per_image = rows_per_image
         self._identity = identity
         self._header = make_header(identity, self.world)
-        remaining = set(self._on_main(self._prepare))
+        remaining = set(self.world.on_main(self._prepare))
         todo = [chunk for chunk in self._chunks if chunk.index in remaining]
         self.remaining = share_of_rank(todo, self.world.rank, self.world.size)
         """The chunks that this process still has to compute."""
@@ -121,7 +119,7 @@ class EvaluationResults:
             RuntimeError: on every process: an image is missing or has too many rows.
         """
         self.world.barrier()
-        self._on_main(self._merge)
+        self.world.on_main(self._merge)
         return read_results(self.path)
 
     @property
@@ -134,19 +132,6 @@ class EvaluationResults:
     def _next_number(self) -> int:
         # Never the name of an earlier start's file, which may end in a torn line.
         return max((int(part.name.partition("-")[0]) for part in self._parts()), default=-1) + 1
-
-    def _on_main(self, work: Callable[[], T]) -> T:
-        """What `work` gives or raises on rank 0, on every process: none is left waiting."""
-        outcome: T | ValueError | RuntimeError | None = None
-        if self.world.is_main:
-            try:
-                outcome = work()
-            except (ValueError, RuntimeError) as error:
-                outcome = error
-        shared: T | ValueError | RuntimeError = self.world.share(outcome)
-        if isinstance(shared, ValueError | RuntimeError):
-            raise shared
-        return shared
 
     def _prepare(self) -> list[int]:
         """Keep the rows of whole chunks in one file, drop the rest; indices of what is left."""

@@ -50,7 +50,7 @@ def volatile_facts(world: World | None = None) -> Row:
     world = world or World()
     gpu = torch.cuda.get_device_name(world.device) if world.device.type == "cuda" else None
     return {
-        "command": shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]]),
+        "command": _command(),
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
         "host": socket.gethostname(),
         "processes": world.size,
@@ -63,6 +63,13 @@ def volatile_facts(world: World | None = None) -> Row:
     }
 
 
+def _command() -> str:
+    """What was typed, without the folder of the program."""
+    program = Path(sys.argv[0])
+    is_module = (program.parent.name, program.name) == ("featdenoise", "__main__.py")
+    return shlex.join(["featdenoise" if is_module else program.name, *sys.argv[1:]])
+
+
 def _git_revision() -> str | None:
     folder = Path(__file__).parent
     command = ["git", "describe", "--always", "--dirty", "--abbrev=12"]
@@ -71,6 +78,15 @@ def _git_revision() -> str | None:
     except FileNotFoundError:
         return None
     return done.stdout.strip() or None
+
+
+def numerics(world: World) -> Row:
+    """What decides the last bit besides the settings: the library and the kind of device."""
+    if world.device.type == "cuda":
+        device = torch.cuda.get_device_name(world.device)
+    else:
+        device = f"cpu {torch.backends.cpu.get_cpu_capability()}"
+    return {"torch": str(torch.__version__), "device": device}
 
 
 def make_header(identity: Mapping[str, Any], world: World | None = None) -> Row:

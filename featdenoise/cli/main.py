@@ -52,7 +52,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             text = command.run(world)
             if world.is_main and text:
                 print(text)  # noqa: T201
-    except (ValueError, OSError, RuntimeError, FloatingPointError) as error:
+    except (ValueError, OSError, RuntimeError, FloatingPointError, ModuleNotFoundError) as error:
         print(f"error: {error}", file=sys.stderr)  # noqa: T201
         return 2
     return 0

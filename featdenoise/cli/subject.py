@@ -66,6 +66,7 @@ class DataChoice:
         """What identifies the images in a run header."""
         return {
             "name": self.data,
+            "num_classes": images.num_classes,
             "split": self.split,
             "subset": self.subset,
             "image_ids": hash_subset(image_ids),

@@ -1,7 +1,9 @@
 """`featdenoise whitebox`: how accurate a model stays under attacks that know all about it."""
 
 import json
-from dataclasses import asdict, dataclass, field
+import logging
+from dataclasses import asdict, dataclass, field, fields
+from functools import partial
 from pathlib import Path
 from typing import Annotated
 
@@ -11,6 +13,7 @@ from torch import nn
 from featdenoise.attacks.core import Norm
 from featdenoise.base.checkpoint import write_atomically
 from featdenoise.base.distributed import Device, World
+from featdenoise.base.results import describe
 from featdenoise.base.units import Pixels
 from featdenoise.cli.judging import Judging
 from featdenoise.cli.subject import DataChoice, ModelChoice
@@ -25,8 +28,12 @@ from featdenoise.evaluation.protocols import (
 )
 from featdenoise.evaluation.selfchecks import SelfChecks, check_evaluation
 from featdenoise.evaluation.whitebox import WhiteboxEvaluation, evaluate_whitebox
+from featdenoise.report.read import SELFCHECKS_FILE, SELFCHECKS_SCHEMA
 
-SELF_CHECKS_FILE = "selfchecks.json"
+logger = logging.getLogger(__name__)
+
+_NOT_WITH_A_PROTOCOL = ("attacks", "step_size", "budgets", "norm")
+_ONLY_WITH_RESTARTS = ("targeted", "restarts", "redraw_targets")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -66,7 +73,6 @@ class Whitebox:
     """Seed of starts, targets and sampled subsets."""
     save_adversarial: Path | None = None
     """Folder for the first attack's adversarial images, as PNG."""
-
     keep_iterates: bool = False
     """Keep PGD's iterates on disk, so that budgets added later cost only their own steps."""
 
@@ -76,8 +82,13 @@ class Whitebox:
         return self.judging.device
 
     def entries(self) -> tuple[Entry, ...]:
-        """The attacks that these settings name."""
+        """The attacks that these settings name.
+
+        Raises:
+            ValueError: a value outside its range, or a setting that the protocol has fixed.
+        """
         if self.protocol is not None:
+            self._refuse_what_is_fixed(self.protocol)
             return protocol_entries(
                 self.protocol,
                 epsilon=self.epsilon,
@@ -96,8 +107,19 @@ class Whitebox:
             redraw_targets=self.redraw_targets,
         ).entries()
 
+    def _refuse_what_is_fixed(self, protocol: Protocol) -> None:
+        fixed = [*_NOT_WITH_A_PROTOCOL, *(_ONLY_WITH_RESTARTS if protocol != "restarts" else ())]
+        own = {f.name: f.default for f in fields(self)}
+        given = [name for name in fixed if getattr(self, name) != own[name]]
+        if given:
+            raise ValueError(
+                f"protocol {protocol} fixes {', '.join(given)}; leave out one or the other"
+            )
+
     def run(self, world: World) -> str:
         """Evaluate; the text is the tables and the self-checks."""
+        if self.surrogate is not None and not self.self_checks:
+            raise ValueError("surrogate is for the self-checks, which are off; leave it out")
         evaluation = WhiteboxEvaluation(
             entries=self.entries(),
             protocol=self.protocol,
@@ -124,9 +146,10 @@ class Whitebox:
             keep_iterates=self.keep_iterates,
         )
         first = evaluation.entries[0].attack
-        if self.self_checks and first.norm == "linf" and world.is_main:
-            self._check(model, images, image_ids, first.epsilon, world)
-        world.barrier()
+        if self.self_checks and (first.norm != "linf" or first.epsilon == 0):
+            logger.warning("no self-checks: they need an l-infinity ball of epsilon above 0")
+        elif self.self_checks:
+            world.on_main(partial(self._check, model, images, image_ids, first.epsilon, world))
         return self.judging.report(world)
 
     def _check(
@@ -142,11 +165,17 @@ class Whitebox:
         if self.surrogate is not None:
             surrogate = ModelChoice(model=self.surrogate).load(world)
         settings = SelfChecks(epsilon=epsilon, seed=self.seed)
+        path = self.judging.out / SELFCHECKS_FILE
+        made_with = {**describe(settings), "surrogate": self.surrogate}
+        earlier = json.loads(path.read_text())["checks"] if path.exists() else []
+        if any(check["made_with"] == made_with for check in earlier):
+            return  # the folder belongs to one model and its images: they would come out the same
         checks = check_evaluation(model, images, image_ids, settings, surrogate=surrogate)
+        # Checks at another radius stay: a later run does not wash an earlier one clean.
+        listed = [*earlier, *({**asdict(check), "made_with": made_with} for check in checks)]
         content = {
-            "schema": 1,
-            "suspect": not all(check.passed for check in checks),
-            "checks": [asdict(check) for check in checks],
+            "schema": SELFCHECKS_SCHEMA,
+            "suspect": not all(check["passed"] for check in listed),
+            "checks": listed,
         }
-        text = json.dumps(content, indent=2) + "\n"
-        write_atomically(self.judging.out / SELF_CHECKS_FILE, text.encode())
+        write_atomically(path, (json.dumps(content, indent=2) + "\n").encode())

@@ -10,9 +10,6 @@ from featdenoise.attacks import Attack
 from featdenoise.attacks.foreign import ForeignAttack
 from featdenoise.attacks.pgd import PGD, paper_step_size
 
-FINAL = "final"
-"""Key of the prediction on the result of an attack without budgets."""
-
 _NAME = re.compile(r"[a-z0-9][a-z0-9._-]*")
 
 

@@ -17,9 +17,8 @@ import torch
 from torch import Tensor
 
 from featdenoise.base.checkpoint import write_atomically
-from featdenoise.base.results import describe, differing_fields
-
-_BUDGETS = ("budgets", "attack.num_steps")
+from featdenoise.base.results import describe
+from featdenoise.evaluation.leftovers import differing_beyond_budgets
 
 
 @dataclass(frozen=True)
@@ -30,7 +29,7 @@ class KeptIterates:
 
     @classmethod
     def open(cls, folder: Path, identity: Mapping[str, Any]) -> "KeptIterates":
-        """Open the folder, made if missing; every process calls this.
+        """Open the folder, made if missing; on one process.
 
         Raises:
             ValueError: it holds the iterates of another attack or of other images.
@@ -64,21 +63,3 @@ class KeptIterates:
 
     def _path(self, chunk: int, budget: int) -> Path:
         return self.folder / f"{chunk:06d}-{budget:06d}.npy"
-
-
-def differing_beyond_budgets(there: Any, here: Any) -> list[str]:
-    """Where two identities differ, apart from the budgets."""
-    return [
-        line
-        for line in differing_fields(there, here)
-        if not line.startswith(tuple(f"{name}:" for name in _BUDGETS))
-    ]
-
-
-def set_aside(path: Path, header_identity: Any, identity: Mapping[str, Any]) -> None:
-    """Rename finished results that differ in the budgets alone: they will be computed anew."""
-    here = json.loads(json.dumps(describe(identity)))
-    if header_identity == here or differing_beyond_budgets(header_identity, here):
-        return
-    number = len(list(path.parent.glob("superseded-*.jsonl")))
-    path.replace(path.with_name(f"superseded-{number:03d}.jsonl"))

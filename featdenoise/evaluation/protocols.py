@@ -49,21 +49,26 @@ def protocol_entries(
     if name not in get_args(Protocol):
         raise ValueError(f"protocol must be one of {', '.join(get_args(Protocol))}, got {name!r}")
     if name == "paper":
-        attack = PGD(epsilon=epsilon or 16 / 255, step_size=1 / 255, targeted=True)
+        attack = PGD(epsilon=_or(epsilon, 16 / 255), step_size=1 / 255, targeted=True)
         return (Entry(name="paper", attack=attack, budgets=PAPER_BUDGETS, reach_edge=True),)
     if name == "robustbench":
-        return _autoattack(epsilon or 8 / 255)
+        return _autoattack(_or(epsilon, 8 / 255))
     if name == "restarts":
         attack = PGD(
-            epsilon=epsilon or 16 / 255, step_size=2 / 255, num_steps=100, targeted=targeted
+            epsilon=_or(epsilon, 16 / 255), step_size=2 / 255, num_steps=100, targeted=targeted
         )
         return _restarts(attack, restarts, redraw_targets=redraw_targets)
-    radius = epsilon or 8 / 255
+    radius = _or(epsilon, 8 / 255)
     steps = PGD(epsilon=radius, step_size=radius / 4)
     return (
         Entry(name="pgd", attack=steps, budgets=(10, 20)),
         Entry(name="apgd-dlr", attack=APGD(epsilon=radius, num_steps=20, loss="dlr")),
     )
+
+
+def _or(epsilon: float | None, own: float) -> float:
+    """The given radius, which may be zero, or the protocol's own."""
+    return own if epsilon is None else epsilon
 
 
 def is_worst_case(name: Protocol) -> bool:
@@ -110,7 +115,8 @@ class CustomAttacks:
     step_size: float = 1 / 255
     """Step of PGD and MI-FGSM, in pixel units; the others choose their own."""
     budgets: tuple[int, ...] = (10, 20, 50, 100, 200)
-    """Iterations that PGD and MI-FGSM report; the largest is the others' number of iterations."""
+    """Iterations that PGD and MI-FGSM report; the largest is APGD's number of iterations.
+    Square and FAB-T have efforts of their own."""
     targeted: bool = False
     """Attack towards a uniformly drawn wrong class; APGD-T and FAB-T take the nearest classes."""
     norm: Norm = "linf"
@@ -132,6 +138,8 @@ class CustomAttacks:
             raise ValueError(f"attacks must be some of {known}, got {list(self.attacks)}")
         if self.restarts < 1:
             raise ValueError(f"restarts must be >= 1, got {self.restarts}")
+        if not self.budgets:
+            raise ValueError("budgets must name a number of iterations, got none")
         budgets = tuple(sorted(set(self.budgets)))
         if budgets != self.budgets:
             logger.warning("budgets %s were sorted: %s", list(self.budgets), list(budgets))
@@ -148,7 +156,7 @@ class CustomAttacks:
         )
 
     def _attack(self, name: AttackName) -> Attack:
-        num_steps = max(self.budgets, default=0)
+        num_steps = max(self.budgets)
         if name in ("pgd", "mi-fgsm"):
             kind = PGD if name == "pgd" else MIFGSM
             return kind(

@@ -7,6 +7,7 @@ and range of every adversarial image and decides with its own full-precision for
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -25,16 +26,19 @@ from featdenoise.base.distributed import World
 from featdenoise.base.evaluation_results import EvaluationResults
 from featdenoise.base.imagefiles import quantize_inside_ball, to_uint8, whole_levels, write_png
 from featdenoise.base.judge import judge
-from featdenoise.base.results import RESULTS_FILE, Row, read_results
+from featdenoise.base.results import RESULTS_FILE, Row, numerics
 from featdenoise.base.rng import Stream
 from featdenoise.base.units import check_classes, check_images
+from featdenoise.base.whitebox_rows import CLEAN, FINAL
 from featdenoise.data.imageset import LabelledImages
 from featdenoise.data.subset import hash_subset
-from featdenoise.evaluation.entries import FINAL, Entry
-from featdenoise.evaluation.iterates import KeptIterates, set_aside
-
-CLEAN = "clean"
-"""What broke an image that is wrong without an attack."""
+from featdenoise.evaluation.entries import Entry
+from featdenoise.evaluation.iterates import KeptIterates
+from featdenoise.evaluation.leftovers import (
+    KIND,
+    require_same_subject,
+    set_aside_other_budgets,
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -100,11 +104,16 @@ def evaluate_whitebox(
 
     Raises:
         ValueError: images outside [0, 1], labels outside the classes, another run in the folder,
-            adversarial images to be saved of another norm than linf.
+            adversarial images to be saved of another norm than linf or in a worst-case run, iterates to be kept of no
+            attack that has them.
         RuntimeError: an attack left the ball or the range, or logits are not finite.
     """
     world = world or World()
-    _check_savable(save_adversarial, evaluation.entries[0])
+    if save_adversarial is not None:
+        _check_savable(evaluation)
+    if keep_iterates:
+        _check_keepable(evaluation)
+    world.on_main(partial(require_same_subject, folder, identity))
     model = model.to(world.device)
     oracle = GradientOracle(model)
     broken_by: dict[int, str] = {}
@@ -113,12 +122,16 @@ def evaluate_whitebox(
         saves = save_adversarial if entry is evaluation.entries[0] else None
         run = _EntryRun(model, oracle, images, evaluation, entry, world, saves, dict(broken_by))
         whole_identity = run.identity(identity, image_ids, list(rows_of))
-        _set_aside(folder / entry.name / RESULTS_FILE, whole_identity, world)
+        if not evaluation.worst_case:  # its later entries were built on these very budgets
+            path = folder / entry.name / RESULTS_FILE
+            world.on_main(partial(set_aside_other_budgets, path, whole_identity))
         chunks = cut_chunks(image_ids, evaluation.chunk_size)
         results = EvaluationResults(folder / entry.name, whole_identity, chunks, world=world)
-        if keep_iterates and type(entry.attack) is PGD and not evaluation.worst_case:
-            kept = KeptIterates.open(folder / entry.name / "iterates", whole_identity)
-            run = replace(run, kept=kept)
+        if keep_iterates and _has_iterates(entry):
+            iterates = folder / entry.name / "iterates"
+            run = replace(
+                run, kept=world.on_main(partial(KeptIterates.open, iterates, whole_identity))
+            )
         _, rows = results.complete(run.attack, what=entry.name, show_progress=show_progress)
         rows_of[entry.name] = rows
         for row in rows:
@@ -128,20 +141,30 @@ def evaluate_whitebox(
     return rows_of
 
 
-def _set_aside(path: Path, identity: Row, world: World) -> None:
-    """Make way for other budgets of the same attack."""
-    if world.is_main and path.exists():
-        header, _ = read_results(path)
-        set_aside(path, header["identity"], identity)
-    world.barrier()
-
-
-def _check_savable(save_adversarial: Path | None, entry: Entry) -> None:
-    norm = getattr(entry.attack, "norm", "linf")
-    if save_adversarial is not None and norm != "linf":
+def _check_savable(evaluation: WhiteboxEvaluation) -> None:
+    norm = evaluation.entries[0].attack.norm
+    if norm != "linf":
         raise ValueError(
             f"save_adversarial writes 8-bit images inside an l-infinity ball, got norm {norm}; "
             "leave it out"
+        )
+    if evaluation.worst_case:
+        raise ValueError(
+            "save_adversarial needs an image from every attack, and a worst-case run drops those "
+            "already broken; leave one of the two out"
+        )
+
+
+def _has_iterates(entry: Entry) -> bool:
+    """Whether its path can be continued from an iterate."""
+    return type(entry.attack) is PGD and bool(entry.budgets) and entry.attack.restarts == 1
+
+
+def _check_keepable(evaluation: WhiteboxEvaluation) -> None:
+    if evaluation.worst_case or not any(map(_has_iterates, evaluation.entries)):
+        raise ValueError(
+            "keep_iterates needs plain PGD with budgets, not in a worst-case run, whose batches "
+            "shrink; leave it out"
         )
 
 
@@ -218,7 +241,7 @@ class _EntryRun:
             attack = replace(attack, num_steps=max(entry.budgets))
         saves = self.save_adversarial
         return {
-            "kind": "whitebox",
+            "kind": KIND,
             **given,
             "entry": entry.name,
             "protocol": evaluation.protocol,
@@ -232,6 +255,7 @@ class _EntryRun:
             "chunk_size": evaluation.chunk_size,
             "seed": evaluation.seed,
             "images": hash_subset(image_ids),
+            "numerics": numerics(self.world),
             "save_adversarial": None if saves is None else str(saves),
         }
 

@@ -19,7 +19,13 @@ from torch import nn
 from featdenoise.attacks.oracle import GradientOracle
 from featdenoise.base.checkpoint import list_checkpoints, load_checkpoint, save_checkpoint
 from featdenoise.base.distributed import World
-from featdenoise.base.results import Row, describe, differing_fields, require_same_identity
+from featdenoise.base.results import (
+    Row,
+    describe,
+    differing_fields,
+    numerics,
+    require_same_identity,
+)
 from featdenoise.data.imagefolder import FolderImages
 from featdenoise.data.imageset import ImageSet
 from featdenoise.data.registry import load_dataset
@@ -161,7 +167,7 @@ def _prepare(recipe: Recipe, options: RunOptions, world: World) -> _Run:
             "recipe": describe(replace(recipe, model=model.config, data=data)),
             "init_from": start,
             "data_fingerprint": images.fingerprint,
-            "numerics": _numerics(world),
+            "numerics": {**numerics(world), "optimizer": "SGD foreach"},
         },
         per_epoch=per_epoch,
         last_step=last_step,
@@ -175,15 +181,6 @@ def _set_numerics(recipe: Recipe, world: World) -> None:
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
         torch.use_deterministic_algorithms(True)
         torch.backends.cudnn.benchmark = False
-
-
-def _numerics(world: World) -> Row:
-    """What decides the last bit besides the recipe: the library and the kind of device."""
-    if world.device.type == "cuda":
-        device = torch.cuda.get_device_name(world.device)
-    else:
-        device = f"cpu {torch.backends.cpu.get_cpu_capability()}"
-    return {"torch": str(torch.__version__), "device": device, "optimizer": "SGD foreach"}
 
 
 def _make_optimizer(recipe: Recipe, model: nn.Module) -> torch.optim.SGD:

@@ -2,6 +2,7 @@
 
 import os
 import socket
+from functools import partial
 
 import pytest
 import torch
@@ -32,6 +33,10 @@ def test_a_gpu_that_is_not_there_is_an_error() -> None:
         pass
 
 
+def complain(rank: int) -> None:
+    raise ValueError(f"on rank {rank}")
+
+
 def member(rank: int, port: int) -> None:
     os.environ |= {
         "RANK": str(rank),
@@ -48,6 +53,9 @@ def member(rank: int, port: int) -> None:
         assert world.any(rank == 1)
         assert not world.any(False)
         assert world.share({"from": rank}) == {"from": 0}
+        assert world.on_main(lambda: rank) == 0
+        with pytest.raises(ValueError, match="on rank 0"):
+            world.on_main(partial(complain, rank))
         world.barrier()
 
 

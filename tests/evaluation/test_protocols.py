@@ -54,8 +54,9 @@ def test_restarts_are_runs_of_their_own() -> None:
 
 @pytest.mark.parametrize("name", get_args(Protocol))
 def test_every_protocol_has_entries_at_the_asked_radius(name: Protocol) -> None:
-    for entry in protocol_entries(name, epsilon=3 / 255):
-        assert entry.attack.epsilon == 3 / 255
+    for epsilon in (0, 3 / 255):
+        for entry in protocol_entries(name, epsilon=epsilon):
+            assert entry.attack.epsilon == epsilon
 
 
 @pytest.mark.parametrize("name", get_args(AttackName))
@@ -85,6 +86,7 @@ def test_restarts_of_custom_attacks_have_numbers() -> None:
         ({"attacks": ()}, "attacks must be some of"),
         ({"restarts": 0}, "restarts must be >= 1, got 0"),
         ({"attacks": ("square",), "norm": "l2"}, "norm must be linf for square"),
+        ({"budgets": ()}, "budgets must name a number of iterations, got none"),
         ({"budgets": (0,)}, "budgets must be iteration counts"),
         ({"epsilon": 16}, "write 16/255"),
     ],

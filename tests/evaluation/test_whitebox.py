@@ -230,6 +230,8 @@ def test_saved_images_are_inside_the_ball_in_8_bits(tiny_model, source, sweep, t
     l2 = replace(sweep, attack=PGD(epsilon=1.5, step_size=0.1, norm="l2"))
     with pytest.raises(ValueError, match=r"save_adversarial .* norm l2"):
         evaluate(tiny_model, source, l2, tmp_path / "l2", save_adversarial=pngs)
+    with pytest.raises(ValueError, match="a worst-case run drops"):
+        evaluate(tiny_model, source, sweep, tmp_path / "w", save_adversarial=pngs, worst_case=True)
 
 
 def test_the_header_says_what_was_run(tiny_model, source, sweep, tmp_path) -> None:
@@ -403,3 +405,33 @@ def test_a_model_of_other_classes_is_refused(tiny_model, source, sweep, tmp_path
 def test_an_attack_that_stands_still_is_refused() -> None:
     with pytest.raises(ValueError, match="step_size must be > 0"):
         Entry(name="pgd", attack=PGD(step_size=0), budgets=(5,))
+
+
+def test_a_folder_about_another_model_is_refused(tiny_model, source, sweep, tmp_path) -> None:
+    evaluate(tiny_model, source, sweep, tmp_path)
+    evaluation = WhiteboxEvaluation(entries=(replace(sweep, name="other"),), chunk_size=4)
+    with pytest.raises(ValueError, match=r"another subject \(model.name: 'tiny' there, 'b' here\)"):
+        evaluate_whitebox(
+            tiny_model, source, range(10), evaluation, tmp_path, identity={"model": {"name": "b"}}
+        )
+    assert not (tmp_path / "other").exists()
+
+
+def test_budgets_of_a_worst_case_run_stay_what_later_entries_were_built_on(
+    tiny_model, source, sweep, tmp_path
+) -> None:
+    strong = replace(sweep, name="strong", attack=replace(sweep.attack, epsilon=0.2))
+    evaluate_all(tiny_model, source, [sweep, strong], tmp_path, worst_case=True)
+    changed = replace(sweep, budgets=(4, 9))
+    with pytest.raises(ValueError, match="budgets"):
+        evaluate_all(tiny_model, source, [changed, strong], tmp_path, worst_case=True)
+    assert not list(tmp_path.glob("*/superseded-*"))
+
+
+@pytest.mark.parametrize("worst_case", [True, False])
+def test_iterates_that_cannot_be_kept_are_refused(
+    tiny_model, source, sweep, tmp_path, worst_case: bool
+) -> None:
+    entry = sweep if worst_case else replace(sweep, budgets=())
+    with pytest.raises(ValueError, match="keep_iterates needs plain PGD with budgets"):
+        evaluate(tiny_model, source, entry, tmp_path, keep_iterates=True, worst_case=worst_case)

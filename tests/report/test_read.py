@@ -11,8 +11,7 @@ def write_entry(folder, name=None, *, command=None, file="results.jsonl", **iden
     header = make_header({"kind": "whitebox", "model": {"name": "net"}} | identity)
     if name is not None:
         header["identity"]["entry"] = name
-    if command is not None:
-        header["volatile"]["command"] = command
+    header["volatile"]["command"] = command
     (folder / file).write_text(to_line(header) + to_line({"id": 0, "step": 0}))
     return folder
 
