@@ -4,9 +4,7 @@
 (on two processes) that many times each, and compares what they end with to runs never killed.
 """
 
-import os
 import random
-import signal
 import subprocess
 import sys
 import tempfile
@@ -14,20 +12,11 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from launch import count_lines, digest_training, evaluation_rows, require, run, start
+from launch import count_lines, digest_training, evaluation_rows, kill_all, require, run, start
 
 TRAIN = ["digits-denoise", "--epochs", "1", "--checkpoint-every", "2"]
-ATTACK = [
-    "--no-self-checks",
-    "--epsilon",
-    "26/255",
-    "--step-size",
-    "2/255",
-    "--budgets",
-    "5",
-    "150",
-]
-EVALUATE = [*ATTACK, "--subset", "first:120", "--chunk-size", "4"]
+ATTACK = ["--epsilon", "26/255", "--step-size", "2/255", "--budgets", "5", "150"]
+EVALUATE = [*ATTACK, "--no-self-checks", "--subset", "first:120", "--chunk-size", "4"]
 
 
 def main() -> None:
@@ -78,8 +67,7 @@ def _kill_repeatedly(
         time.sleep(moments.random() * 0.5)
         if process.poll() is not None:
             raise SystemExit(f"the run ended by itself before it could be killed at {target}")
-        os.killpg(process.pid, signal.SIGKILL)
-        process.communicate()
+        kill_all(process)
         print(f"killed after {progress()} lines", flush=True)
 
 

@@ -2,6 +2,7 @@
 
 import hashlib
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -34,6 +35,17 @@ def start(script: str, arguments: list[str], processes: int = 1) -> subprocess.P
         text=True,
         start_new_session=True,
     )
+
+
+def kill_all(process: subprocess.Popen[str]) -> None:
+    """SIGKILL a process and its descendants: torchrun gives its workers sessions of their own."""
+    victims = [process.pid]
+    for victim in victims:  # grows while it is walked
+        for children in Path(f"/proc/{victim}/task").glob("*/children"):
+            victims += [int(child) for child in children.read_text().split()]
+    for victim in victims:
+        os.kill(victim, signal.SIGKILL)
+    process.communicate()
 
 
 def run(script: str, arguments: list[str], processes: int = 1) -> float:

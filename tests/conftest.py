@@ -7,6 +7,12 @@ from torch import Tensor, nn
 from featdenoise.base.rng import Stream
 
 
+@pytest.fixture(scope="session", autouse=True)
+def _one_thread() -> None:
+    """Kernels round differently with another number of threads; the tests must not."""
+    torch.set_num_threads(1)
+
+
 @pytest.fixture
 def tiny_model() -> nn.Module:
     """A small convolutional net with batch norm, 3x8x8 images to 4 logits, equal in every test."""

@@ -104,8 +104,8 @@ def evaluate_whitebox(
 
     Raises:
         ValueError: images outside [0, 1], labels outside the classes, another run in the folder,
-            adversarial images to be saved of another norm than linf or in a worst-case run, iterates to be kept of no
-            attack that has them.
+            adversarial images to be saved of another norm than linf or in a worst-case run,
+            iterates to be kept of no attack that has them.
         RuntimeError: an attack left the ball or the range, or logits are not finite.
     """
     world = world or World()

@@ -166,15 +166,15 @@ def test_later_runs_attack_only_what_still_stands(trained):
             sizes.append(len(x))
         return oracle(x)
 
-    common = {"epsilon": 0.1, "num_steps": 10}
+    common = {"epsilon": 0.1, "num_steps": 3}  # too few to find everything at once
     once = APGD(**common)(model, images, labels, stream=stream_of(images))
     thrice = APGD(restarts=3, **common)(counting, images, labels, stream=stream_of(images))
     is_fooled = model(once).argmax(1) != labels
     assert torch.equal(thrice[is_fooled], once[is_fooled])
-    assert sizes[:11] == [len(images)] * 11
-    assert sizes[11:22] == [int((~is_fooled).sum())] * 11
+    assert sizes[:4] == [len(images)] * 4
+    assert sizes[4:8] == [int((~is_fooled).sum())] * 4
     twice = APGD(restarts=2, **common)(model, images, labels, stream=stream_of(images))
-    assert sizes[22] == int((model(twice).argmax(1) == labels).sum())
+    assert sizes[8] == int((model(twice).argmax(1) == labels).sum())
     assert robust_count(model, thrice, labels) < robust_count(model, once, labels)
 
 

@@ -18,8 +18,8 @@ FLAGS = {
     "whitebox": (
         "--attacks --budgets --chunk-size --data --data-root --device --epsilon --image-size "
         "--keep-iterates --label --model --norm --out --protocol --redraw-targets --restarts "
-        "--save-adversarial --seed --self-checks --split --step-size --subset --surrogate --targeted --threads "
-        "--worst-case"
+        "--save-adversarial --seed --self-checks --split --step-size --subset --surrogate "
+        "--targeted --threads --worst-case"
     ),
     "blackbox": (
         "--attackers --chunk-size --clean --device --epsilon --label --label-offset --labels "

@@ -22,11 +22,6 @@ from featdenoise.training.recipes import Recipe
 QUIET = RunOptions(show_progress=False, checkpoint_every=2)
 
 
-@pytest.fixture(scope="module", autouse=True)
-def _threads() -> None:
-    torch.set_num_threads(1)
-
-
 def final_state(folder: Path) -> dict:
     return load_checkpoint(list_checkpoints(folder)[-1])
 
