@@ -277,7 +277,10 @@ class _EntryRun:
                 "predictions": {},
             }
             for image_id, label, prediction in zip(
-                chunk.ids, batch.labels.tolist(), clean.argmax(1).tolist(), strict=False
+                chunk.ids,
+                batch.labels[: batch.count].tolist(),
+                clean.argmax(1).tolist(),
+                strict=True,
             )
         ]
         places = list(range(batch.count))
@@ -392,7 +395,7 @@ def _save_pngs(folder: Path, batch: _Batch, adversarial: Tensor, entry: Entry) -
     rounded = quantize_inside_ball(
         adversarial[: batch.count], clean, whole_levels(entry.attack.epsilon)
     )
-    for image_id, image in zip(batch.image_ids, rounded, strict=False):
+    for image_id, image in zip(batch.image_ids[: batch.count], rounded, strict=True):
         write_png(folder / png_name(image_id), image)
 
 
