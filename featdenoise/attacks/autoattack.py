@@ -80,7 +80,7 @@ class AutoAttack:
             import pyautoattack
         except ModuleNotFoundError as error:
             raise ModuleNotFoundError(
-                "AutoAttack needs pyautoattack: pip install 'featdenoise[autoattack]'"
+                "AutoAttack needs the package pyautoattack: pip install pyautoattack"
             ) from error
         place = next(model.parameters()).device
         norm = {"linf": "Linf", "l2": "L2"}[self.norm]

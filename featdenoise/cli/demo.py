@@ -29,7 +29,8 @@ from featdenoise.cli.subject import DataChoice, ModelChoice
 from featdenoise.data.imageset import ImageSet
 from featdenoise.evaluation.certification import Certification, certify_images
 from featdenoise.evaluation.entries import Entry
-from featdenoise.evaluation.whitebox import WhiteboxEvaluation, evaluate_whitebox, png_name
+from featdenoise.evaluation.saved_images import png_name
+from featdenoise.evaluation.whitebox import WhiteboxEvaluation, evaluate_whitebox
 from featdenoise.report.html import Section
 from featdenoise.report.plots import picture, picture_strip
 from featdenoise.report.runs import report_runs

@@ -1,14 +1,13 @@
 """What an evaluation is about: a model and the images it is judged on, from the command line."""
 
-import sys
 from dataclasses import dataclass
-from importlib import import_module
 from pathlib import Path
 from typing import Any
 
 from torch import nn
 
 from featdenoise.base.distributed import World
+from featdenoise.cli.functions import call_function
 from featdenoise.data.config import DataConfig, Split
 from featdenoise.data.imageset import ImageSet
 from featdenoise.data.registry import load_dataset
@@ -82,33 +81,19 @@ def load_subject(source: str, world: World) -> tuple[nn.Module, ModelInfo]:
         FileNotFoundError: an incomplete weights folder.
         RuntimeError: a download fails.
     """
-    module, _, function = source.partition(":")
-    if function and not source.startswith(HUB_PREFIX) and not Path(source).exists():
-        loaded, info = _call(module, function), ModelInfo()
+    is_function = ":" in source and not source.endswith(":")
+    if is_function and not source.startswith(HUB_PREFIX) and not Path(source).exists():
+        loaded, info = _call(source), ModelInfo()
     else:
         loaded, info = load_model_and_info(source)
     return loaded.to(world.device).eval(), info
 
 
-def _call(module_name: str, function_name: str) -> nn.Module:
-    if "" not in sys.path:  # an installed command does not search the current folder by itself
-        sys.path.insert(0, "")
-    try:
-        function = getattr(import_module(module_name), function_name)
-    except (ImportError, AttributeError) as error:
-        raise ValueError(
-            f"model {module_name}:{function_name} cannot be found ({error}); write "
-            "package.module:function, importable from here"
-        ) from error
-    if not callable(function):
-        raise ValueError(
-            f"model {module_name}:{function_name} is a {type(function).__name__}, not a function"
-        )
-    model = function()
+def _call(source: str) -> nn.Module:
+    model = call_function("model", source)
     if not isinstance(model, nn.Module):
         raise ValueError(
-            f"model {module_name}:{function_name} returned a {type(model).__name__}; "
-            "it must return a torch.nn.Module"
+            f"model {source} returned a {type(model).__name__}; it must return a torch.nn.Module"
         )
     return model
 

@@ -1,8 +1,8 @@
 """`featdenoise whitebox`: how accurate a model stays under attacks that know all about it."""
 
-import json
 import logging
-from dataclasses import asdict, dataclass, field, fields
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, fields
 from functools import partial
 from pathlib import Path
 from typing import Annotated
@@ -10,17 +10,19 @@ from typing import Annotated
 import tyro
 from torch import nn
 
+from featdenoise.attacks import Attack, ForeignAttack
 from featdenoise.attacks.core import Norm
-from featdenoise.base.checkpoint import write_atomically
 from featdenoise.base.distributed import Device, World
-from featdenoise.base.results import describe
+from featdenoise.base.results import Row, describe
+from featdenoise.base.selfcheck_results import has_checks, record_checks
 from featdenoise.base.units import Pixels
+from featdenoise.cli.functions import call_function
 from featdenoise.cli.judging import Judging
 from featdenoise.cli.subject import DataChoice, ModelChoice
 from featdenoise.data.imageset import ImageSet
+from featdenoise.evaluation.curve_check import check_curve
 from featdenoise.evaluation.entries import Entry
 from featdenoise.evaluation.protocols import (
-    AttackName,
     CustomAttacks,
     Protocol,
     is_worst_case,
@@ -28,12 +30,12 @@ from featdenoise.evaluation.protocols import (
 )
 from featdenoise.evaluation.selfchecks import SelfChecks, check_evaluation
 from featdenoise.evaluation.whitebox import WhiteboxEvaluation, evaluate_whitebox
-from featdenoise.report.read import SELFCHECKS_FILE, SELFCHECKS_SCHEMA
 
 logger = logging.getLogger(__name__)
 
 _NOT_WITH_A_PROTOCOL = ("attacks", "step_size", "budgets", "norm")
 _ONLY_WITH_RESTARTS = ("targeted", "restarts", "redraw_targets")
+_ONLY_OF_NAMED = ("epsilon", "step_size", "budgets", "norm", *_ONLY_WITH_RESTARTS)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,8 +47,9 @@ class Whitebox:
     judging: Annotated[Judging, tyro.conf.arg(name="")]
     protocol: Protocol | None = None
     """paper, robustbench, restarts or quick; otherwise the attacks listed with --attacks."""
-    attacks: tuple[AttackName, ...] = ("pgd",)
-    """Attacks to run, without a protocol."""
+    attacks: tuple[str, ...] = ("pgd",)
+    """Attacks to run, without a protocol: pgd, mi-fgsm, apgd, apgd-dlr, apgd-t, square, fab-t;
+    after them those of package.module:function, which returns a list of featdenoise.Entry."""
     epsilon: Pixels | None = None
     """Radius of the ball; the protocol's own, or 16/255."""
     step_size: Pixels = 1 / 255
@@ -88,16 +91,27 @@ class Whitebox:
             ValueError: a value outside its range, or a setting that the protocol has fixed.
         """
         if self.protocol is not None:
-            self._refuse_what_is_fixed(self.protocol)
+            of_restarts = _ONLY_WITH_RESTARTS if self.protocol != "restarts" else ()
+            self._refuse_given(f"protocol {self.protocol}", (*_NOT_WITH_A_PROTOCOL, *of_restarts))
             return protocol_entries(
                 self.protocol,
                 epsilon=self.epsilon,
+                data=self.data.data,
                 restarts=10 if self.restarts is None else self.restarts,
                 targeted=self.targeted,
                 redraw_targets=self.redraw_targets,
             )
+        sources = [name for name in self.attacks if ":" in name]
+        names = tuple(name for name in self.attacks if name not in sources)
+        own = [entry for source in sources for entry in _call_for_entries(source)]
+        if sources and not names:
+            self._refuse_given(f"attacks {', '.join(sources)}", _ONLY_OF_NAMED)
+            return tuple(own)
+        return (*self._named_entries(names), *own)
+
+    def _named_entries(self, names: tuple[str, ...]) -> tuple[Entry, ...]:
         return CustomAttacks(
-            attacks=self.attacks,
+            attacks=names,
             epsilon=16 / 255 if self.epsilon is None else self.epsilon,
             step_size=self.step_size,
             budgets=self.budgets,
@@ -107,14 +121,11 @@ class Whitebox:
             redraw_targets=self.redraw_targets,
         ).entries()
 
-    def _refuse_what_is_fixed(self, protocol: Protocol) -> None:
-        fixed = [*_NOT_WITH_A_PROTOCOL, *(_ONLY_WITH_RESTARTS if protocol != "restarts" else ())]
+    def _refuse_given(self, fixed_by: str, names: tuple[str, ...]) -> None:
         own = {f.name: f.default for f in fields(self)}
-        given = [name for name in fixed if getattr(self, name) != own[name]]
+        given = [name for name in names if getattr(self, name) != own[name]]
         if given:
-            raise ValueError(
-                f"protocol {protocol} fixes {', '.join(given)}; leave out one or the other"
-            )
+            raise ValueError(f"{fixed_by} fixes {', '.join(given)}; leave out one or the other")
 
     def run(self, world: World) -> str:
         """Evaluate; the text is the tables and the self-checks."""
@@ -131,7 +142,7 @@ class Whitebox:
         self.judging.prepare()
         model = self.model.load(world)
         images, image_ids = self.data.load(self.seed)
-        evaluate_whitebox(
+        rows_of = evaluate_whitebox(
             model,
             images,
             image_ids,
@@ -145,37 +156,54 @@ class Whitebox:
             save_adversarial=self.save_adversarial,
             keep_iterates=self.keep_iterates,
         )
-        first = evaluation.entries[0].attack
-        if self.self_checks and (first.norm != "linf" or first.epsilon == 0):
-            logger.warning("no self-checks: they need an l-infinity ball of epsilon above 0")
-        elif self.self_checks:
-            world.on_main(partial(self._check, model, images, image_ids, first.epsilon, world))
+        if self.self_checks:
+            world.on_main(partial(self._check_curves, evaluation, rows_of))
+            attack = evaluation.entries[0].attack
+            world.on_main(partial(self._check_model, model, images, image_ids, attack, world))
         return self.judging.report(world)
 
-    def _check(
+    def _check_curves(
+        self, evaluation: WhiteboxEvaluation, rows_of: Mapping[str, Sequence[Row]]
+    ) -> None:
+        """Write down whether accuracy rises along a curve of this run."""
+        for entry in evaluation.entries:
+            check = check_curve(entry, rows_of[entry.name])
+            if check is not None:
+                record_checks(self.judging.out, [check], {"entry": entry.name})
+
+    def _check_model(
         self,
         model: nn.Module,
         images: ImageSet,
         image_ids: tuple[int, ...],
-        epsilon: float,
+        attack: Attack | ForeignAttack,
         world: World,
     ) -> None:
-        """Write down the self-checks beside the results."""
+        """Look for masked gradients in the ball of this attack and write down what was found."""
+        if attack.epsilon == 0:
+            logger.warning("no self-checks of the model: they need an epsilon above 0")
+            return
+        settings = SelfChecks(epsilon=attack.epsilon, norm=attack.norm, seed=self.seed)
+        made_with = {**describe(settings), "surrogate": self.surrogate}
+        if has_checks(self.judging.out, made_with):
+            return  # the folder belongs to one model and its images: they would come out the same
         surrogate = None
         if self.surrogate is not None:
             surrogate = ModelChoice(model=self.surrogate).load(world)
-        settings = SelfChecks(epsilon=epsilon, seed=self.seed)
-        path = self.judging.out / SELFCHECKS_FILE
-        made_with = {**describe(settings), "surrogate": self.surrogate}
-        earlier = json.loads(path.read_text())["checks"] if path.exists() else []
-        if any(check["made_with"] == made_with for check in earlier):
-            return  # the folder belongs to one model and its images: they would come out the same
         checks = check_evaluation(model, images, image_ids, settings, surrogate=surrogate)
-        # Checks at another radius stay: a later run does not wash an earlier one clean.
-        listed = [*earlier, *({**asdict(check), "made_with": made_with} for check in checks)]
-        content = {
-            "schema": SELFCHECKS_SCHEMA,
-            "suspect": not all(check["passed"] for check in listed),
-            "checks": listed,
-        }
-        write_atomically(path, (json.dumps(content, indent=2) + "\n").encode())
+        record_checks(self.judging.out, checks, made_with)
+
+
+def _call_for_entries(source: str) -> Sequence[Entry]:
+    entries = call_function("attacks", source)
+    if not isinstance(entries, list | tuple) or not entries:
+        raise ValueError(
+            f"attacks {source} must return a list of featdenoise.Entry, got {entries!r}"
+        )
+    strangers = [entry for entry in entries if not isinstance(entry, Entry)]
+    if strangers:
+        raise ValueError(
+            f"attacks {source} returned a {type(strangers[0]).__name__} among its entries; "
+            "wrap attacks as featdenoise.Entry(name=..., attack=...)"
+        )
+    return entries

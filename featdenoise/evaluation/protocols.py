@@ -16,6 +16,7 @@ from featdenoise.attacks.core import Norm
 from featdenoise.attacks.momentum import MIFGSM
 from featdenoise.attacks.pgd import PGD
 from featdenoise.attacks.square import Square
+from featdenoise.base.units import format_pixels
 from featdenoise.evaluation.entries import Entry
 
 logger = logging.getLogger(__name__)
@@ -24,11 +25,15 @@ Protocol = Literal["paper", "robustbench", "restarts", "quick"]
 
 PAPER_BUDGETS = (*range(10, 101, 10), *range(200, 2001, 200))
 
+ROBUSTBENCH_EPSILON = {"cifar10": 8 / 255, "cifar100": 8 / 255, "imagefolder": 4 / 255}
+"""The leaderboard's l-infinity radius by data set; an ImageFolder is taken for ImageNet."""
+
 
 def protocol_entries(
     name: Protocol,
     *,
     epsilon: float | None = None,
+    data: str | None = None,
     restarts: int = 10,
     targeted: bool = False,
     redraw_targets: bool = False,
@@ -39,12 +44,13 @@ def protocol_entries(
         name: which.
         epsilon: radius instead of the protocol's own, in pixel units; a run with another radius is
             no longer comparable with published numbers.
+        data: name of the data set, on which the radius of `robustbench` depends.
         restarts: number of restarts, of `restarts`.
         targeted: whether `restarts` attacks towards a wrong class.
         redraw_targets: whether each restart then draws targets of its own.
 
     Raises:
-        ValueError: unknown name; lists the known ones.
+        ValueError: unknown name; lists the known ones. No radius is known for the data.
     """
     if name not in get_args(Protocol):
         raise ValueError(f"protocol must be one of {', '.join(get_args(Protocol))}, got {name!r}")
@@ -52,7 +58,7 @@ def protocol_entries(
         attack = PGD(epsilon=_or(epsilon, 16 / 255), step_size=1 / 255, targeted=True)
         return (Entry(name="paper", attack=attack, budgets=PAPER_BUDGETS, reach_edge=True),)
     if name == "robustbench":
-        return _autoattack(_or(epsilon, 8 / 255))
+        return _autoattack(_robustbench_epsilon(data) if epsilon is None else epsilon)
     if name == "restarts":
         attack = PGD(
             epsilon=_or(epsilon, 16 / 255), step_size=2 / 255, num_steps=100, targeted=targeted
@@ -69,6 +75,16 @@ def protocol_entries(
 def _or(epsilon: float | None, own: float) -> float:
     """The given radius, which may be zero, or the protocol's own."""
     return own if epsilon is None else epsilon
+
+
+def _robustbench_epsilon(data: str | None) -> float:
+    if data not in ROBUSTBENCH_EPSILON:
+        known = ", ".join(f"{format_pixels(e)} for {d}" for d, e in ROBUSTBENCH_EPSILON.items())
+        raise ValueError(
+            f"protocol robustbench has no radius for {data or 'unnamed data'}, only {known}; "
+            "give epsilon"
+        )
+    return ROBUSTBENCH_EPSILON[data]
 
 
 def is_worst_case(name: Protocol) -> bool:
@@ -108,8 +124,8 @@ AttackName = Literal["pgd", "mi-fgsm", "apgd", "apgd-dlr", "apgd-t", "square", "
 class CustomAttacks:
     """A list of attacks that share radius, goal and effort."""
 
-    attacks: tuple[AttackName, ...] = ("pgd",)
-    """The attacks, in order."""
+    attacks: tuple[str, ...] = ("pgd",)
+    """The attacks, in order; names of `AttackName`."""
     epsilon: float = 16 / 255
     """Radius of the ball, in pixel units."""
     step_size: float = 1 / 255
@@ -130,7 +146,8 @@ class CustomAttacks:
         """One entry an attack and restart.
 
         Raises:
-            ValueError: a value outside its range, an unknown attack, or square in another norm.
+            ValueError: a value outside its range, an unknown attack, square in another norm, or
+                restarts of an attack that draws nothing.
         """
         unknown = [name for name in self.attacks if name not in get_args(AttackName)]
         if unknown or not self.attacks:
@@ -138,6 +155,11 @@ class CustomAttacks:
             raise ValueError(f"attacks must be some of {known}, got {list(self.attacks)}")
         if self.restarts < 1:
             raise ValueError(f"restarts must be >= 1, got {self.restarts}")
+        if "mi-fgsm" in self.attacks and self.restarts > 1 and not self._draws_targets:
+            raise ValueError(
+                f"mi-fgsm starts at the clean image: {self.restarts} restarts would be the same "
+                "run; leave restarts out, or redraw_targets of a targeted attack"
+            )
         if not self.budgets:
             raise ValueError("budgets must name a number of iterations, got none")
         budgets = tuple(sorted(set(self.budgets)))
@@ -155,7 +177,12 @@ class CustomAttacks:
             for restart in range(self.restarts)
         )
 
-    def _attack(self, name: AttackName) -> Attack:
+    @property
+    def _draws_targets(self) -> bool:
+        """Whether restarts differ in their targets."""
+        return self.targeted and self.redraw_targets
+
+    def _attack(self, name: str) -> Attack:
         num_steps = max(self.budgets)
         if name in ("pgd", "mi-fgsm"):
             kind = PGD if name == "pgd" else MIFGSM

@@ -24,7 +24,6 @@ from featdenoise.attacks.pgd import PGD
 from featdenoise.base.chunks import Chunk, cut_chunks, pad_batch
 from featdenoise.base.distributed import World
 from featdenoise.base.evaluation_results import EvaluationResults
-from featdenoise.base.imagefiles import quantize_inside_ball, to_uint8, whole_levels, write_png
 from featdenoise.base.judge import judge
 from featdenoise.base.results import RESULTS_FILE, Row, numerics
 from featdenoise.base.rng import Stream
@@ -39,6 +38,7 @@ from featdenoise.evaluation.leftovers import (
     require_same_subject,
     set_aside_other_budgets,
 )
+from featdenoise.evaluation.saved_images import check_savable, save_images, warn_of_missing
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -99,8 +99,9 @@ def evaluate_whitebox(
 
     Returns:
         The rows of each entry, one an image: id, label, target (None if untargeted), clean
-        prediction, prediction at each budget ("final" without budgets), losses at start and end;
-        in a worst-case run, for an image already broken, `broken_by` and no predictions.
+        prediction, prediction at each budget ("final" without budgets), losses at start and end
+        (of an entry without budgets, the clean image is the start); in a worst-case run, for an
+        image already broken, `broken_by` and no predictions.
 
     Raises:
         ValueError: images outside [0, 1], labels outside the classes, another run in the folder,
@@ -110,7 +111,7 @@ def evaluate_whitebox(
     """
     world = world or World()
     if save_adversarial is not None:
-        _check_savable(evaluation)
+        check_savable(evaluation.entries[0].attack, worst_case=evaluation.worst_case)
     if keep_iterates:
         _check_keepable(evaluation)
     world.on_main(partial(require_same_subject, folder, identity))
@@ -133,26 +134,14 @@ def evaluate_whitebox(
                 run, kept=world.on_main(partial(KeptIterates.open, iterates, whole_identity))
             )
         _, rows = results.complete(run.attack, what=entry.name, show_progress=show_progress)
+        if saves is not None:
+            world.on_main(partial(warn_of_missing, saves, image_ids, folder / entry.name))
         rows_of[entry.name] = rows
         for row in rows:
             breaker = _breaker(row, entry.name)
             if evaluation.worst_case and breaker is not None:
                 broken_by.setdefault(row["id"], breaker)
     return rows_of
-
-
-def _check_savable(evaluation: WhiteboxEvaluation) -> None:
-    norm = evaluation.entries[0].attack.norm
-    if norm != "linf":
-        raise ValueError(
-            f"save_adversarial writes 8-bit images inside an l-infinity ball, got norm {norm}; "
-            "leave it out"
-        )
-    if evaluation.worst_case:
-        raise ValueError(
-            "save_adversarial needs an image from every attack, and a worst-case run drops those "
-            "already broken; leave one of the two out"
-        )
 
 
 def _has_iterates(entry: Entry) -> bool:
@@ -326,7 +315,13 @@ class _EntryRun:
             row["target"] = None if targets is None else int(targets[place])
             row["losses"] = {"start": start_losses[place], "final": losses[place]}
         if self.save_adversarial is not None:
-            _save_pngs(self.save_adversarial, batch, final, entry)
+            save_images(
+                self.save_adversarial,
+                batch.image_ids[: batch.count],
+                final[: batch.count],
+                batch.images[: batch.count],
+                entry.attack.epsilon,
+            )
 
     def _targets(self, batch: _Batch, stream: Stream) -> Tensor | None:
         """Classes to aim at, where the attack aims at one class an image."""
@@ -386,19 +381,3 @@ def _losses(logits: Tensor, classes: Tensor) -> list[float]:
     """Cross-entropy of each image with respect to the class that the attack is about."""
     values = cross_entropy(logits.double(), classes[: len(logits)], reduction="none")
     return [float(value) for value in values]
-
-
-def _save_pngs(folder: Path, batch: _Batch, adversarial: Tensor, entry: Entry) -> None:
-    """Write 8-bit images that stay inside the ball around the 8-bit clean image."""
-    folder.mkdir(parents=True, exist_ok=True)
-    clean = to_uint8(batch.images[: batch.count])
-    rounded = quantize_inside_ball(
-        adversarial[: batch.count], clean, whole_levels(entry.attack.epsilon)
-    )
-    for image_id, image in zip(batch.image_ids[: batch.count], rounded, strict=True):
-        write_png(folder / png_name(image_id), image)
-
-
-def png_name(image_id: int) -> str:
-    """The file name of an image by its id, equal in clean and adversarial folders."""
-    return f"{image_id:06d}.png"

@@ -9,13 +9,10 @@ import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from featdenoise.base.results import LOG_FILE, RESULTS_FILE, Row, read_results
+from featdenoise.base.selfcheck_results import Check, read_checks
 from featdenoise.base.whitebox_rows import EntryRows
-
-SELFCHECKS_FILE = "selfchecks.json"
-SELFCHECKS_SCHEMA = 1
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,15 +36,6 @@ class ResultsFile:
 
 
 @dataclass(frozen=True, kw_only=True)
-class SelfCheck:
-    """One check of whether an evaluation can be trusted."""
-
-    name: str
-    passed: bool
-    detail: str
-
-
-@dataclass(frozen=True, kw_only=True)
 class Run:
     """A finished run."""
 
@@ -55,7 +43,7 @@ class Run:
     kind: str
     files: tuple[ResultsFile, ...]
     """One; of a white-box run, one an attack."""
-    checks: tuple[SelfCheck, ...] | None = None
+    checks: tuple[Check, ...] | None = None
     """None: the run was not checked."""
     suspect: bool = False
     """Whether a check failed: the model may look more robust than it is."""
@@ -72,7 +60,7 @@ class Run:
         return [EntryRows(identity=file.identity, rows=file.rows) for file in self.files]
 
     @property
-    def failed_checks(self) -> list[SelfCheck]:
+    def failed_checks(self) -> list[Check]:
         """In the order of the run."""
         return [check for check in self.checks or () if not check.passed]
 
@@ -121,27 +109,6 @@ def read_whitebox_run(folder: Path) -> Run:
     return run
 
 
-def read_selfchecks(path: Path) -> tuple[tuple[SelfCheck, ...], bool]:
-    """The checks and whether the run is suspect.
-
-    Raises:
-        ValueError: a damaged file, or one of another schema.
-    """
-    try:
-        content: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise ValueError(f"{path} is damaged ({error}); run the self-checks again") from None
-    if content.get("schema") != SELFCHECKS_SCHEMA:
-        raise ValueError(
-            f"{path} has schema {content.get('schema')}, this version reads {SELFCHECKS_SCHEMA}"
-        )
-    checks = tuple(
-        SelfCheck(name=c["name"], passed=bool(c["passed"]), detail=str(c.get("detail", "")))
-        for c in content["checks"]
-    )
-    return checks, bool(content["suspect"]) or not all(check.passed for check in checks)
-
-
 def commands_of(runs: Sequence[Run]) -> tuple[str, ...]:
     """The commands that made these runs, each once, in their order."""
     noted = (file.command for run in runs for file in run.files)
@@ -170,10 +137,10 @@ def _read_file(path: Path) -> ResultsFile:
 
 
 def _checked(run: Run, home: Path) -> Run:
-    path = home / SELFCHECKS_FILE
-    if run.kind != "whitebox" or not path.is_file():
+    recorded = read_checks(home) if run.kind == "whitebox" else None
+    if recorded is None:
         return run
-    checks, suspect = read_selfchecks(path)
+    checks, suspect = recorded
     return Run(folder=run.folder, kind=run.kind, files=run.files, checks=checks, suspect=suspect)
 
 

@@ -49,7 +49,7 @@ def test_missing_pyautoattack_says_what_to_install(monkeypatch, tiny_net, images
         return found(name, *rest, **fields)
 
     monkeypatch.setattr(builtins, "__import__", without_it)
-    with pytest.raises(ModuleNotFoundError, match=r"featdenoise\[autoattack\]"):
+    with pytest.raises(ModuleNotFoundError, match="pip install pyautoattack"):
         AutoAttack(attacks=("square",))(tiny_net, images, labels, stream=stream)
 
 

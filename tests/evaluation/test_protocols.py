@@ -39,6 +39,14 @@ def test_robustbench_is_autoattacks_standard_set_in_the_worst_case() -> None:
     assert not is_worst_case("paper")
 
 
+def test_the_leaderboards_radius_depends_on_the_data() -> None:
+    assert {e.attack.epsilon for e in protocol_entries("robustbench", data="cifar10")} == {8 / 255}
+    imagenet = protocol_entries("robustbench", data="imagefolder")
+    assert {e.attack.epsilon for e in imagenet} == {4 / 255}
+    with pytest.raises(ValueError, match=r"no radius for digits, only 8/255 for cifar10.*epsilon"):
+        protocol_entries("robustbench", data="digits")
+
+
 def test_restarts_are_runs_of_their_own() -> None:
     entries = protocol_entries("restarts", restarts=20, targeted=True, redraw_targets=True)
     assert len(entries) == 20
@@ -79,6 +87,11 @@ def test_restarts_of_custom_attacks_have_numbers() -> None:
     assert [entry.name for entry in entries] == ["pgd-000", "pgd-001", "apgd-000", "apgd-001"]
 
 
+def test_momentum_may_restart_towards_other_targets() -> None:
+    targets = {"targeted": True, "redraw_targets": True}
+    assert len(CustomAttacks(attacks=("mi-fgsm",), restarts=3, **targets).entries()) == 3
+
+
 @pytest.mark.parametrize(
     ("wrong", "message"),
     [
@@ -86,6 +99,7 @@ def test_restarts_of_custom_attacks_have_numbers() -> None:
         ({"attacks": ()}, "attacks must be some of"),
         ({"restarts": 0}, "restarts must be >= 1, got 0"),
         ({"attacks": ("square",), "norm": "l2"}, "norm must be linf for square"),
+        ({"attacks": ("mi-fgsm",), "restarts": 3}, "3 restarts would be the same run"),
         ({"budgets": ()}, "budgets must name a number of iterations, got none"),
         ({"budgets": (0,)}, "budgets must be iteration counts"),
         ({"epsilon": 16}, "write 16/255"),

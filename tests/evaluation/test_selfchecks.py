@@ -43,15 +43,26 @@ def digits():
 
 
 def failed(model: nn.Module, digits, **changes) -> list[str]:
-    settings = SelfChecks(epsilon=EPSILON, **changes)
+    settings = SelfChecks(**{"epsilon": EPSILON, **changes})
     checks = check_evaluation(model.eval(), digits, digits.image_ids, settings)
-    assert len(checks) == 10
+    assert len(checks) == 11
     return [check.name for check in checks if not check.passed]
 
 
 @pytest.mark.parametrize("name", HONEST)
 def test_honest_models_pass_every_check(honest, digits, name: str) -> None:
     assert failed(honest[name], digits) == []
+
+
+@pytest.mark.parametrize("name", HONEST)
+def test_honest_models_pass_in_an_l2_ball(honest, digits, name: str) -> None:
+    assert failed(honest[name], digits, norm="l2", epsilon=1.0) == []
+
+
+def test_masked_models_are_flagged_in_an_l2_ball(honest, digits) -> None:
+    quantised = failed(QuantisedInput(honest["clean"]), digits, norm="l2", epsilon=2.0)
+    assert "input gradients are not zero" in quantised
+    assert "gradients beat queries" in quantised
 
 
 class Masked(nn.Module):
@@ -97,6 +108,24 @@ class BatchStatistics(Masked):
         return self.model(images) - self.model(images).mean(0) * (len(images) > 1)
 
 
+class RecognisesSearches(Masked):
+    """A stateful defence: after many queries it answers for the image that it saw first nearby."""
+
+    queries = 0
+    seen: Tensor | None = None
+
+    def __deepcopy__(self, memo):
+        raise TypeError("a service, of which there is no copy")
+
+    def forward(self, images: Tensor) -> Tensor:
+        self.queries += 1
+        self.seen = images.detach() if self.seen is None else self.seen
+        if self.queries > 260:  # in the middle of the restarts
+            distances = torch.cdist(images.detach().flatten(1), self.seen.flatten(1))
+            images = self.seen[distances.argmin(1)] + 0 * images
+        return self.model(images)
+
+
 @pytest.mark.parametrize(
     ("disguise", "caught_by"),
     [
@@ -106,6 +135,7 @@ class BatchStatistics(Masked):
         (ColdTemperature, "logits are not saturated"),
         (ShatteredGradient, "gradients beat queries"),
         (ForgottenSoftmax, "outputs are logits"),
+        (RecognisesSearches, "more restarts do not help the model"),
         (BatchStatistics, "an image alone and in a batch agree"),
     ],
 )

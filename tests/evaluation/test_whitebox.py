@@ -15,7 +15,8 @@ from featdenoise.base.imagefiles import read_image, to_uint8
 from featdenoise.base.results import read_results
 from featdenoise.base.rng import Stream
 from featdenoise.evaluation.entries import Entry
-from featdenoise.evaluation.whitebox import WhiteboxEvaluation, evaluate_whitebox, png_name
+from featdenoise.evaluation.saved_images import png_name
+from featdenoise.evaluation.whitebox import WhiteboxEvaluation, evaluate_whitebox
 
 EPSILON = 0.1
 IDENTITY = {"model": {"name": "tiny"}}
@@ -48,6 +49,22 @@ def sweep() -> Entry:
     return Entry(
         name="pgd", attack=PGD(epsilon=EPSILON, step_size=0.02, num_steps=9), budgets=(1, 4, 9)
     )
+
+
+class Counting(nn.Module):
+    """Counts the forward passes that a gradient was asked of."""
+
+    def __init__(self, net: nn.Module) -> None:
+        super().__init__()
+        self.net = net
+        self.count = 0
+
+    def __deepcopy__(self, memo):
+        raise TypeError("counted as it is")
+
+    def forward(self, images: Tensor) -> Tensor:
+        self.count += images.requires_grad
+        return self.net(images)
 
 
 def evaluate_all(model: nn.Module, source: Source, entries, folder: Path, **options):
@@ -101,23 +118,9 @@ def test_the_attack_makes_a_difference(tiny_model, source, sweep, tmp_path) -> N
 
 
 def test_a_sweep_costs_its_largest_budget(tiny_model, source, sweep, tmp_path) -> None:
-    calls = 0
-
-    class Counting(nn.Module):
-        def __init__(self) -> None:
-            super().__init__()
-            self.net = tiny_model
-
-        def __deepcopy__(self, memo):
-            raise TypeError("counted as it is")
-
-        def forward(self, images: Tensor) -> Tensor:
-            nonlocal calls
-            calls += images.requires_grad
-            return self.net(images)
-
-    evaluate(Counting(), source, sweep, tmp_path, chunk_size=10)
-    assert calls == 9
+    model = Counting(tiny_model)
+    evaluate(model, source, sweep, tmp_path, chunk_size=10)
+    assert model.count == 9
 
 
 def test_the_papers_rule_gives_short_budgets_a_trajectory_of_their_own() -> None:
@@ -216,7 +219,9 @@ def test_logits_that_are_not_finite_have_no_verdict(source, sweep, tmp_path) -> 
         evaluate(model, source, sweep, tmp_path)
 
 
-def test_saved_images_are_inside_the_ball_in_8_bits(tiny_model, source, sweep, tmp_path) -> None:
+def test_saved_images_are_inside_the_ball_in_8_bits(
+    tiny_model, source, sweep, tmp_path, caplog
+) -> None:
     pngs = tmp_path / "pngs"
     evaluate(tiny_model, source, sweep, tmp_path / "run", save_adversarial=pngs)
     clean = to_uint8(source.images).astype(int)
@@ -227,6 +232,10 @@ def test_saved_images_are_inside_the_ball_in_8_bits(tiny_model, source, sweep, t
         changed += difference.max() >= 24
     assert changed > 5
     assert len(list(pngs.iterdir())) == 10
+    (pngs / png_name(7)).unlink()
+    evaluate(tiny_model, source, sweep, tmp_path / "run", save_adversarial=pngs)
+    assert "1 of 10 adversarial images are not in" in caplog.text
+    assert "first 000007.png; delete" in caplog.text
     l2 = replace(sweep, attack=PGD(epsilon=1.5, step_size=0.1, norm="l2"))
     with pytest.raises(ValueError, match=r"save_adversarial .* norm l2"):
         evaluate(tiny_model, source, l2, tmp_path / "l2", save_adversarial=pngs)
@@ -350,31 +359,16 @@ def test_two_entries_of_one_name_and_budgets_without_a_path_are_refused(sweep) -
 def test_budgets_added_later_cost_only_their_own_steps_where_iterates_were_kept(
     tiny_model, source, sweep, tmp_path
 ) -> None:
-    calls = 0
-
-    class Counting(nn.Module):
-        def __init__(self) -> None:
-            super().__init__()
-            self.net = tiny_model
-
-        def __deepcopy__(self, memo):
-            raise TypeError("counted as it is")
-
-        def forward(self, images: Tensor) -> Tensor:
-            nonlocal calls
-            calls += images.requires_grad
-            return self.net(images)
-
     more = replace(sweep, budgets=(2, 4, 7, 9, 12))
-    model = Counting()
+    model = Counting(tiny_model)
     fresh = evaluate(model, source, more, tmp_path / "fresh", chunk_size=10)
-    assert calls == 12
+    assert model.count == 12
     evaluate(model, source, sweep, tmp_path / "kept", chunk_size=10, keep_iterates=True)
-    calls = 0
+    model.count = 0
     rows = evaluate(model, source, more, tmp_path / "kept", chunk_size=10, keep_iterates=True)
     assert rows == fresh
     # From the iterates at 1, 4 and 9: one, three and three steps.
-    assert calls == 7
+    assert model.count == 7
     assert (tmp_path / "kept" / "pgd" / "superseded-000.jsonl").is_file()
 
 
