@@ -16,8 +16,8 @@ Certainty = Literal["exact", "inferred", "open"]
 
 PROTOCOL = "paper"
 """Name of the evaluation protocol behind the curves."""
-NUM_CLASSES = 1000
-"""Of the images behind the curves, the ImageNet validation set."""
+DATA = {"name": "imagenet", "split": "test", "image_size": 224}
+"""The images behind the curves: validation images, by the paper's crop."""
 EPSILON = 16 / 255
 """Radius of the attack behind the curves (Xie et al. 2019, Sec. 6.1)."""
 
@@ -127,9 +127,9 @@ def follows_paper(identity: Mapping[str, Any]) -> bool:
     """Whether a white-box entry asks the question that `published_curves` answer.
 
     It does if it ran under the protocol named `paper`, with that protocol's goal, targets, norm and
-    radius, dropped no images, and its images have ImageNet's 1000 classes.
+    radius, dropped no images, and attacked ImageNet's validation images.
     """
-    attack = identity["attack"]
+    attack, data = identity["attack"], identity.get("data", {})
     return (
         identity.get("protocol") == PROTOCOL
         and not identity.get("worst_case", False)
@@ -137,7 +137,7 @@ def follows_paper(identity: Mapping[str, Any]) -> bool:
         and attack.get("target_choice", "uniform") == "uniform"
         and attack.get("norm") == "linf"
         and abs(attack.get("epsilon", 0.0) - EPSILON) < 1e-9
-        and identity.get("data", {}).get("num_classes") == NUM_CLASSES
+        and all(data.get(field) == value for field, value in DATA.items())
     )
 
 

@@ -45,9 +45,9 @@ class DataChoice:
     """The images to judge it on."""
 
     data: str = "digits"
-    """digits, cifar10, cifar100, imagefolder or fake."""
+    """digits, cifar10, cifar100, imagenet, imagefolder or fake."""
     data_root: str | None = None
-    """Folder that holds the files of cifar10, cifar100 or imagefolder."""
+    """Folder that holds the files of cifar10, cifar100, imagenet or imagefolder."""
     image_size: int | None = None
     """Height and width of the images; the data set's own by default."""
     split: Split = "test"
@@ -66,6 +66,7 @@ class DataChoice:
         return {
             "name": self.data,
             "num_classes": images.num_classes,
+            "image_size": images.image_size,
             "split": self.split,
             "subset": self.subset,
             "image_ids": hash_subset(image_ids),

@@ -29,7 +29,7 @@ class Train:
     data: str | None = None
     """Data set, instead of the recipe's."""
     data_root: str | None = None
-    """Folder that holds the files of cifar10, cifar100 or imagefolder."""
+    """Folder that holds the files of cifar10, cifar100, imagenet or imagefolder."""
     image_size: int | None = None
     """Height and width of the images, instead of the recipe's."""
     download: bool = False

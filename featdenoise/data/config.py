@@ -11,9 +11,9 @@ class DataConfig:
     """A data set by name."""
 
     name: str = "digits"
-    """digits, cifar10, cifar100, imagefolder or fake."""
+    """digits, cifar10, cifar100, imagenet, imagefolder or fake."""
     root: str | None = None
-    """Folder that holds the files of cifar10, cifar100 or imagefolder."""
+    """Folder that holds the files of cifar10, cifar100, imagenet or imagefolder."""
     image_size: int | None = None
     """Height and width of the images; the data set's own by default."""
     download: bool = False

@@ -19,8 +19,9 @@ from torch import Tensor
 from featdenoise.base.imagefiles import fingerprint_files, from_uint8, list_images, read_image
 from featdenoise.base.rng import Stream
 from featdenoise.data.config import DataConfig, Split
-from featdenoise.data.imageset import DatasetSpec, ImageSet, check_request
-from featdenoise.data.transforms import random_resized_crop, resize_and_crop_center
+from featdenoise.data.imageset import DatasetSpec, check_request
+from featdenoise.data.resampling import RESAMPLINGS, Resampling
+from featdenoise.data.transforms import random_resized_crop
 
 _LAYOUT = "data.root must hold train/CLASS/*.png (or .jpg, ...) and val/CLASS/* or test/CLASS/*"
 _SPLIT_FOLDERS: dict[Split, tuple[str, ...]] = {"train": ("train",), "test": ("val", "test")}
@@ -29,8 +30,21 @@ _SPLIT_FOLDERS: dict[Split, tuple[str, ...]] = {"train": ("train",), "test": ("v
 class FolderImages:
     """An ImageSet that decodes its files when asked."""
 
-    def __init__(self, folder: Path, *, class_names: Sequence[str], image_size: int) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        *,
+        class_names: Sequence[str],
+        image_size: int,
+        resampling: Resampling = "center-crop",
+    ) -> None:
         """List the pictures of `folder`, one sub-folder a class.
+
+        Args:
+            folder: of one split.
+            class_names: sub-folders, by class index.
+            image_size: height and width of the images.
+            resampling: name of `RESAMPLINGS`; how test pictures are brought to that size.
 
         Raises:
             ValueError: a sub-folder that is not a class, or no pictures.
@@ -55,6 +69,7 @@ class FolderImages:
         self.mean = IMAGEFOLDER_SPEC.mean
         self.std = IMAGEFOLDER_SPEC.std
         self.image_size = image_size
+        self.resampling = resampling
         self.image_ids = tuple(range(len(self._paths)))
 
     def __len__(self) -> int:
@@ -73,23 +88,23 @@ class FolderImages:
         """Images and labels by id; see ImageSet."""
         check_request(image_ids, stream, len(self))
         size = self.image_size
-        pictures = (Image.fromarray(read_image(self._paths[i])) for i in image_ids)
+        pictures = (read_image(self._paths[i]) for i in image_ids)
+        pixels = np.empty((len(image_ids), size, size, 3), dtype=np.uint8)
         if stream is None:
-            cropped = [resize_and_crop_center(picture, size) for picture in pictures]
+            resample = RESAMPLINGS[self.resampling]
+            for k, picture in enumerate(pictures):
+                pixels[k] = resample(picture, size)
         else:
             draws = stream.generators("crop")
-            cropped = [
-                random_resized_crop(picture, size, rng)
-                for picture, rng in zip(pictures, draws, strict=True)
-            ]
-        pixels = np.empty((len(cropped), size, size, 3), dtype=np.uint8)
-        for k, picture in enumerate(cropped):
-            pixels[k] = np.asarray(picture)
+            for k, (picture, rng) in enumerate(zip(pictures, draws, strict=True)):
+                pixels[k] = np.asarray(random_resized_crop(Image.fromarray(picture), size, rng))
         return from_uint8(pixels), self._labels[list(image_ids)]
 
 
-def load_imagefolder(config: DataConfig, split: Split) -> ImageSet:
-    """The pictures of one split folder.
+def load_imagefolder(
+    config: DataConfig, split: Split, resampling: Resampling = "center-crop"
+) -> FolderImages:
+    """The pictures of one split folder, brought to their size as `resampling` says.
 
     Raises:
         FileNotFoundError: no root or no folder for the split; says what layout is expected.
@@ -103,7 +118,7 @@ def load_imagefolder(config: DataConfig, split: Split) -> ImageSet:
     if not class_names:
         raise ValueError(f"there are no class folders in {folder}; {_LAYOUT}")
     size = config.image_size or IMAGEFOLDER_SPEC.image_size
-    return FolderImages(folder, class_names=class_names, image_size=size)
+    return FolderImages(folder, class_names=class_names, image_size=size, resampling=resampling)
 
 
 def _split_folder(root: Path, split: Split) -> Path:

@@ -8,11 +8,19 @@ from featdenoise.data.config import DataConfig, Split
 from featdenoise.data.digits import DIGITS_SPEC
 from featdenoise.data.fake import FAKE_SPEC
 from featdenoise.data.imagefolder import IMAGEFOLDER_SPEC
+from featdenoise.data.imagenet import IMAGENET_SPEC
 from featdenoise.data.imageset import DatasetSpec, ImageSet
 
 DATASETS: dict[str, DatasetSpec] = {
     spec.name: spec
-    for spec in (DIGITS_SPEC, CIFAR10_SPEC, CIFAR100_SPEC, IMAGEFOLDER_SPEC, FAKE_SPEC)
+    for spec in (
+        DIGITS_SPEC,
+        CIFAR10_SPEC,
+        CIFAR100_SPEC,
+        IMAGENET_SPEC,
+        IMAGEFOLDER_SPEC,
+        FAKE_SPEC,
+    )
 }
 
 

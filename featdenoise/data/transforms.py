@@ -80,10 +80,13 @@ def random_resized_crop(image: Image.Image, size: int, rng: np.random.Generator)
 
 def resize_and_crop_center(image: Image.Image, size: int) -> Image.Image:
     """The ImageNet test crop: shorter side to size * 256/224, then the size x size centre."""
-    shorter = round(size * _SHORTER_SIDE)
-    width, height = image.size
-    scale = shorter / min(width, height)
-    new_width, new_height = round(width * scale), round(height * scale)
-    resized = image.resize((new_width, new_height), Image.Resampling.BILINEAR)
-    left, top = (new_width - size) // 2, (new_height - size) // 2
+    height, width = size_before_crop(image.height, image.width, size)
+    resized = image.resize((width, height), Image.Resampling.BILINEAR)
+    left, top = (width - size) // 2, (height - size) // 2
     return resized.crop((left, top, left + size, top + size))
+
+
+def size_before_crop(height: int, width: int, size: int) -> tuple[int, int]:
+    """Height and width of a picture whose shorter side is brought to size * 256/224."""
+    scale = round(size * _SHORTER_SIDE) / min(height, width)
+    return round(height * scale), round(width * scale)

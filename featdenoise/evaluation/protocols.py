@@ -25,8 +25,8 @@ Protocol = Literal["paper", "robustbench", "restarts", "quick"]
 
 PAPER_BUDGETS = (*range(10, 101, 10), *range(200, 2001, 200))
 
-ROBUSTBENCH_EPSILON = {"cifar10": 8 / 255, "cifar100": 8 / 255, "imagefolder": 4 / 255}
-"""The leaderboard's l-infinity radius by data set; an ImageFolder is taken for ImageNet."""
+ROBUSTBENCH_EPSILON = {"cifar10": 8 / 255, "cifar100": 8 / 255, "imagenet": 4 / 255}
+"""The leaderboard's l-infinity radius by data set."""
 
 
 def protocol_entries(

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
-Resampling = Literal["center-crop", "stretch-bilinear", "stretch-bicubic"]
+Resampling = Literal["center-crop", "center-crop-bicubic", "stretch-bilinear", "stretch-bicubic"]
 """How a picture of any size becomes an input; `data/resampling.py` has one function for each."""
 
 

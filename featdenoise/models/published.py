@@ -34,7 +34,7 @@ class PublishedModel:
     image_size: int = 224
     """Side of the centre crop of the published evaluation."""
     resize_shorter_side: int = 256
-    """Before the crop; bicubic with a = -0.75 and without antialiasing, as `F.interpolate`."""
+    """Before the crop; bicubic without antialiasing, as `--data imagenet` does it."""
 
 
 PUBLISHED: dict[str, PublishedModel] = {

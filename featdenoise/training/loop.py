@@ -325,13 +325,14 @@ def _write_checkpoint(run: _Run, folder: Path, keep: int, world: World, watch: W
 
 def _info(run: _Run) -> ModelInfo:
     """What the weights say about themselves, wherever they are copied."""
+    images = run.images
     return ModelInfo(
-        classes=run.images.class_names,
-        input_size=run.images.image_size,
+        classes=images.class_names,
+        input_size=images.image_size,
         # Only pictures of any size are cropped; small images are fed whole.
-        resampling="center-crop" if isinstance(run.images, FolderImages) else "stretch-bilinear",
+        resampling=images.resampling if isinstance(images, FolderImages) else "stretch-bilinear",
         recipe=run.identity["recipe"],
-        data_fingerprint=run.images.fingerprint,
+        data_fingerprint=images.fingerprint,
     )
 
 

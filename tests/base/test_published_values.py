@@ -83,7 +83,7 @@ PAPER_RUN = {
     "protocol": "paper",
     "worst_case": False,
     "attack": {"kind": "PGD", "targeted": True, "norm": "linf", "epsilon": EPSILON},
-    "data": {"name": "imagefolder", "num_classes": 1000},
+    "data": {"name": "imagenet", "split": "test", "image_size": 224},
 }
 
 
@@ -102,7 +102,9 @@ def test_the_papers_own_protocol_on_imagenet_matches():
         {"attack": {**PAPER_RUN["attack"], "norm": "l2"}},
         {"attack": {"kind": "Foreign"}},
         {"data": {"name": "digits", "num_classes": 10}},
-        {"data": {"name": "imagefolder"}},
+        {"data": {**PAPER_RUN["data"], "name": "imagefolder"}},
+        {"data": {**PAPER_RUN["data"], "split": "train"}},
+        {"data": {**PAPER_RUN["data"], "image_size": 256}},
     ],
 )
 def test_any_other_question_does_not_match(change):

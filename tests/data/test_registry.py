@@ -16,11 +16,11 @@ from featdenoise.data import DATASETS, DataConfig, Split, load_dataset
 SPLITS = ("train", "test")
 
 
-def make_folder(root: Path) -> None:
+def make_folder(root: Path, names: tuple[str, ...] = ("ant", "bee", "cat")) -> None:
     rng = np.random.default_rng(0)
     for split, count in (("train", 4), ("val", 2)):
-        for label, name in enumerate(("ant", "bee", "cat")):
-            (root / split / name).mkdir(parents=True)
+        for label, name in enumerate(names):
+            (root / split / name).mkdir(parents=True, exist_ok=True)
             for k in range(count):
                 height, width = rng.integers(20, 40, 2)
                 pixels = rng.integers(0, 80, (height, width, 3), dtype=np.uint8) + 80 * label
@@ -53,6 +53,12 @@ def config(
     name = request.param
     if name == "imagefolder":
         make_folder(tmp_path)
+        return DataConfig(name=name, root=str(tmp_path), image_size=16)
+    if name == "imagenet":  # pictures in three of the classes
+        wordnet_ids = [f"n{k:08d}" for k in range(1000)]
+        for wordnet_id in wordnet_ids:
+            (tmp_path / "train" / wordnet_id).mkdir(parents=True)
+        make_folder(tmp_path, (wordnet_ids[0], wordnet_ids[1], wordnet_ids[999]))
         return DataConfig(name=name, root=str(tmp_path), image_size=16)
     if name in ("cifar10", "cifar100"):
         make_cifar(tmp_path, CIFAR10 if name == "cifar10" else CIFAR100, monkeypatch)

@@ -7,11 +7,12 @@ from PIL import Image
 from featdenoise.data.imagefolder import FolderImages
 from featdenoise.data.resampling import (
     RESAMPLINGS,
+    Resampling,
     center_crop,
+    center_crop_bicubic,
     stretch_bicubic,
     stretch_bilinear,
 )
-from featdenoise.models.info import Resampling
 
 
 def picture(height: int, width: int) -> np.ndarray:
@@ -46,6 +47,20 @@ def test_stretching_is_keys_kernel_without_antialiasing(height: int, width: int)
     # A value half-way between two levels may fall on either.
     assert np.abs(stretch_bicubic(pixels, 16) - expected).max() <= 1
     assert (stretch_bicubic(pixels, 16) == expected).mean() > 0.999
+
+
+@pytest.mark.parametrize(("height", "width"), [(61, 40), (33, 50)])
+def test_the_papers_crop_is_keys_kernel_and_the_centre(height: int, width: int) -> None:
+    pixels = picture(height, width)
+    # 21 * 256 / 224 = 24; the longer sides are 24 * 61 / 40 = 36.6 and 24 * 50 / 33 = 36.4.
+    tall, wide = (37, 24) if height > width else (24, 36)
+    rows = stretch_axis(pixels.astype(float), tall)
+    both = stretch_axis(rows.transpose(1, 0, 2), wide).transpose(1, 0, 2)
+    top, left = (tall - 21) // 2, (wide - 21) // 2
+    expected = np.clip(np.rint(both), 0, 255)[top : top + 21, left : left + 21]
+    cropped = center_crop_bicubic(pixels, 21)
+    assert np.abs(cropped - expected).max() <= 1
+    assert (cropped == expected).mean() > 0.999
 
 
 def test_overshoot_is_clipped() -> None:
@@ -89,4 +104,4 @@ def test_every_resampling_gives_a_square_of_8_bit_pixels(name: str) -> None:
 
 
 def test_weights_can_name_every_resampling() -> None:
-    assert set(get_args(Resampling)) == set(RESAMPLINGS)
+    assert set(get_args(Resampling)) == set(RESAMPLINGS) == set(get_args(Resampling))

@@ -41,7 +41,7 @@ def test_robustbench_is_autoattacks_standard_set_in_the_worst_case() -> None:
 
 def test_the_leaderboards_radius_depends_on_the_data() -> None:
     assert {e.attack.epsilon for e in protocol_entries("robustbench", data="cifar10")} == {8 / 255}
-    imagenet = protocol_entries("robustbench", data="imagefolder")
+    imagenet = protocol_entries("robustbench", data="imagenet")
     assert {e.attack.epsilon for e in imagenet} == {4 / 255}
     with pytest.raises(ValueError, match=r"no radius for digits, only 8/255 for cifar10.*epsilon"):
         protocol_entries("robustbench", data="digits")

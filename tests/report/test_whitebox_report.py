@@ -22,7 +22,7 @@ def write_entry(run, name, right, *, budgets=(10, 100), attack=PGD, model="net",
     whole = {
         "kind": "whitebox",
         "model": {"name": model, "weights": "w"},
-        "data": {"name": "imagefolder", "num_classes": 1000},
+        "data": {"name": "imagenet", "split": "test", "image_size": 224},
         "entry": name,
         "protocol": "paper",
         "attack": attack,
