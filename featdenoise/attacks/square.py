@@ -3,11 +3,10 @@
 It reads logits and asks for no gradient, so it also fools networks that hide theirs. An image whose
 goal is reached asks no further query: the batch shrinks, the draws stay those of the image.
 
-Not here: the l2 attack.
+Not here: the moves in an l2 ball, `square_l2.py`.
 """
 
 from dataclasses import dataclass
-from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -25,6 +24,7 @@ from featdenoise.attacks.goal import Goal, aim
 from featdenoise.attacks.losses import Loss
 from featdenoise.attacks.oracle import GradientOracle
 from featdenoise.attacks.pgd import Model
+from featdenoise.attacks.square_l2 import move_windows, num_draws, tiled_start
 from featdenoise.attacks.targets import TargetChoice
 from featdenoise.base.rng import Stream
 from featdenoise.base.units import Pixels
@@ -39,7 +39,9 @@ class Square:
     """Square attack on logits alone (Andriushchenko et al. 2020)."""
 
     epsilon: Pixels = 16 / 255
-    """Radius of the l-infinity ball around the clean image."""
+    """Radius of the ball around the clean image."""
+    norm: Norm = "linf"
+    """Norm of the ball."""
     num_queries: int = 5000
     """Squares tried for each image, after the striped start."""
     p_init: float = 0.8
@@ -53,9 +55,8 @@ class Square:
     target_choice: TargetChoice = "uniform"
     """Which wrong class a targeted attack aims at where no targets are given."""
 
-    norm: ClassVar[Norm] = "linf"
-
     def __post_init__(self) -> None:
+        check_name("norm", self.norm, Norm)
         check_name("loss", self.loss, Loss)
         check_name("target_choice", self.target_choice, TargetChoice)
         check_radius("epsilon", self.epsilon, self.norm)
@@ -98,25 +99,39 @@ class Square:
         return self._search(oracle, images, goal, stream)
 
     def _search(self, oracle: GradientOracle, images: Tensor, goal: Goal, stream: Stream) -> Tensor:
-        best = self._stripes(images, stream)
-        channels, height, width = images.shape[1:]
-        # Two numbers for the place, one a channel for the sign: (N, Q, 2 + C).
-        draws = stream.uniform("square", (self.num_queries, 2 + channels)).to(images.device)
+        best, draws = self._start(images, stream)
         gains, is_reached = _judge(oracle, goal, best)
         for query in range(self.num_queries):
             left = (~is_reached).nonzero().flatten()
             if len(left) == 0:
                 break
-            place, signs = draws[left, query].split([2, channels], dim=1)
-            corner = _corner(images[left], self.epsilon, signs.reshape(-1, channels, 1, 1))
-            inside = _squares(place, self.side(query, height, width), height, width)
-            candidate = torch.where(inside, corner, best[left])
+            candidate = self._move(best[left], images[left], draws[left, query], query)
             gain, is_hit = _judge(oracle, goal.at(left), candidate)
             is_better = is_hit | (gain > gains[left])
             best[left[is_better]] = candidate[is_better]
             gains[left[is_better]] = gain[is_better]
             is_reached[left] = is_hit
         return best
+
+    def _start(self, images: Tensor, stream: Stream) -> tuple[Tensor, Tensor]:
+        """The first point of each image, and the numbers that its moves need: (N, Q, D)."""
+        channels = images.shape[1]
+        if self.norm == "l2":
+            shape = (self.num_queries, num_draws(channels))
+            draws = stream.uniform("square l2", shape)
+            return tiled_start(images, self.epsilon, stream), draws.to(images.device)
+        # Two numbers for the place, one a channel for the sign.
+        draws = stream.uniform("square", (self.num_queries, 2 + channels))
+        return self._stripes(images, stream), draws.to(images.device)
+
+    def _move(self, best: Tensor, images: Tensor, draws: Tensor, query: int) -> Tensor:
+        channels, height, width = images.shape[1:]
+        side = self.side(query, height, width)
+        if self.norm == "l2":
+            return move_windows(best, images, self.epsilon, draws, side)
+        place, signs = draws.split([2, channels], dim=1)
+        corner = _corner(images, self.epsilon, signs.reshape(-1, channels, 1, 1))
+        return torch.where(_squares(place, side, height, width), corner, best)
 
     def _stripes(self, images: Tensor, stream: Stream) -> Tensor:
         """The start: a corner of the ball, of one sign in each column (Sec. 4.1)."""
@@ -125,7 +140,10 @@ class Square:
         return _corner(images, self.epsilon, signs)
 
     def side(self, query: int, height: int, width: int) -> int:
-        """Length of the sides of the square of this query, counted from 0 (Sec. 4.1)."""
+        """Length of the sides of the square of this query, counted from 0 (Sec. 4.1).
+
+        In an l2 ball it is then made odd and at least 3.
+        """
         made = query
         if self.rescale_schedule:
             made = query * _PLANNED_QUERIES // self.num_queries

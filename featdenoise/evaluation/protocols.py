@@ -136,7 +136,7 @@ class CustomAttacks:
     targeted: bool = False
     """Attack towards a uniformly drawn wrong class; APGD-T and FAB-T take the nearest classes."""
     norm: Norm = "linf"
-    """Norm of the ball; square knows linf alone."""
+    """Norm of the ball."""
     restarts: int = 1
     """Independent runs of each attack."""
     redraw_targets: bool = False
@@ -146,8 +146,8 @@ class CustomAttacks:
         """One entry an attack and restart.
 
         Raises:
-            ValueError: a value outside its range, an unknown attack, square in another norm, or
-                restarts of an attack that draws nothing.
+            ValueError: a value outside its range, an unknown attack, or restarts of an attack that
+                draws nothing.
         """
         unknown = [name for name in self.attacks if name not in get_args(AttackName)]
         if unknown or not self.attacks:
@@ -205,6 +205,4 @@ class CustomAttacks:
             return TargetedAPGD(epsilon=self.epsilon, num_steps=num_steps, norm=self.norm)
         if name == "fab-t":
             return AutoAttack(epsilon=self.epsilon, norm=self.norm, attacks=("fab-t",))
-        if self.norm != "linf":
-            raise ValueError(f"norm must be linf for square, got {self.norm!r}")
-        return Square(epsilon=self.epsilon, targeted=self.targeted)
+        return Square(epsilon=self.epsilon, targeted=self.targeted, norm=self.norm)

@@ -52,6 +52,8 @@ ATTACKS = [
     TargetedAPGD(num_steps=12, num_targets=2, restarts=2, norm="l2", epsilon=1.5),
     Square(num_queries=200),
     Square(num_queries=200, targeted=True, rescale_schedule=True),
+    Square(num_queries=100, norm="l2", epsilon=1.5),
+    Square(num_queries=100, norm="l2", epsilon=1.5, targeted=True),
 ]
 # Draws of other people's attacks belong to the batch, and a failure returns the clean image.
 FOREIGN = [
