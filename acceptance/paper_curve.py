@@ -15,9 +15,9 @@ from launch import require
 from featdenoise.attacks.pgd import PGD
 from featdenoise.data.config import DataConfig
 from featdenoise.data.registry import load_dataset
-from featdenoise.evaluation.entries import Entry
+from featdenoise.evaluation.entries import Entry, WhiteboxEvaluation
 from featdenoise.evaluation.protocols import protocol_entries
-from featdenoise.evaluation.whitebox import WhiteboxEvaluation, evaluate_whitebox
+from featdenoise.evaluation.whitebox import evaluate_whitebox
 from featdenoise.models.registry import create_model
 
 

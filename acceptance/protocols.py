@@ -17,8 +17,8 @@ from featdenoise.attacks.square import Square
 from featdenoise.base.results import read_results
 from featdenoise.data.config import DataConfig
 from featdenoise.data.registry import load_dataset
-from featdenoise.evaluation.entries import Entry
-from featdenoise.evaluation.whitebox import WhiteboxEvaluation, evaluate_whitebox
+from featdenoise.evaluation.entries import Entry, WhiteboxEvaluation
+from featdenoise.evaluation.whitebox import evaluate_whitebox
 from featdenoise.models.weights import load_model
 
 EPSILON = 26 / 255

@@ -5,7 +5,7 @@ from featdenoise.base.rng import Stream as Stream
 from featdenoise.data.config import DataConfig as DataConfig
 from featdenoise.data.registry import load_dataset as load_dataset
 from featdenoise.evaluation.entries import Entry as Entry
-from featdenoise.evaluation.whitebox import WhiteboxEvaluation as WhiteboxEvaluation
+from featdenoise.evaluation.entries import WhiteboxEvaluation as WhiteboxEvaluation
 from featdenoise.evaluation.whitebox import evaluate_whitebox as evaluate_whitebox
 
 # Imported because it makes the zoo known to timm.

@@ -5,7 +5,7 @@ foreign attack, with what that means for its draws and its result.
 """
 
 from dataclasses import dataclass
-from typing import ClassVar, Literal, get_args
+from typing import Any, ClassVar, Literal, get_args
 
 from torch import Tensor, nn
 
@@ -76,12 +76,7 @@ class AutoAttack:
         return foreign(oracle, images, labels, stream=stream, targets=targets)
 
     def _build(self, model: nn.Module, seed: int) -> Perturb:
-        try:
-            import pyautoattack
-        except ModuleNotFoundError as error:
-            raise ModuleNotFoundError(
-                "AutoAttack needs the package pyautoattack: pip install pyautoattack"
-            ) from error
+        pyautoattack = import_pyautoattack()
         place = next(model.parameters()).device
         norm = {"linf": "Linf", "l2": "L2"}[self.norm]
         ensemble = pyautoattack.AutoAttack(
@@ -100,3 +95,18 @@ class AutoAttack:
             return adversarial
 
         return perturb
+
+
+def import_pyautoattack() -> Any:
+    """The authors' library; long runs ask for it before they begin.
+
+    Raises:
+        ModuleNotFoundError: it is not installed; says how to install it.
+    """
+    try:
+        import pyautoattack
+    except ModuleNotFoundError as error:
+        raise ModuleNotFoundError(
+            "AutoAttack needs the package pyautoattack: pip install pyautoattack"
+        ) from error
+    return pyautoattack

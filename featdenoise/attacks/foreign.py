@@ -36,6 +36,9 @@ from featdenoise.base.units import Pixels
 Perturb = Callable[[Tensor, Tensor], Tensor]
 """Images and classes (labels, or targets when targeted) -> adversarial images."""
 
+_FAILURES = (ArithmeticError, AttributeError, LookupError, RuntimeError, TypeError, ValueError)
+"""Of other people's code, which are reported under its name."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class ForeignAttack:
@@ -87,7 +90,8 @@ class ForeignAttack:
 
         Raises:
             ValueError: images, labels, targets or stream do not fit, with what is wrong.
-            RuntimeError: the foreign attack returns something else than one image an image.
+            RuntimeError: the foreign attack fails, or returns something else than one image an
+                image.
         """
         images = images.detach()
         check_batch(images, labels)
@@ -98,14 +102,21 @@ class ForeignAttack:
         goal = aim(self, oracle, images, labels, stream=stream, targets=targets)
         shell = _Shell(oracle, images)
         with _seeded(batch_seed(stream), images.device), torch.enable_grad():
-            make: Callable[[nn.Module], Perturb] = self.__dict__["_make"]
-            adversarial = make(shell)(images.clone(), goal.classes.clone())
+            adversarial = self._perturb(shell, images.clone(), goal.classes.clone())
         if not isinstance(adversarial, Tensor) or adversarial.shape != images.shape:
             got = tuple(adversarial.shape) if isinstance(adversarial, Tensor) else type(adversarial)
             raise RuntimeError(
                 f"{self.name} must return a tensor of shape {tuple(images.shape)}, got {got}"
             )
         return adversarial.detach().to(images)
+
+    def _perturb(self, shell: nn.Module, images: Tensor, classes: Tensor) -> Any:
+        make: Callable[[nn.Module], Perturb] = self.__dict__["_make"]
+        try:
+            return make(shell)(images, classes)
+        except _FAILURES as error:
+            kind = type(error).__name__
+            raise RuntimeError(f"{self.name} failed with {kind}: {error}") from error
 
 
 def from_advertorch(

@@ -4,6 +4,7 @@ Chunks are cut once from the list of images and never depend on the number of pr
 chunk is padded to full size before it is computed, so every batch of a run has one shape.
 """
 
+import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -44,3 +45,9 @@ def pad_batch(batch: Tensor, size: int) -> Tensor:
     if missing <= 0:
         return batch
     return torch.cat([batch, batch[-1:].expand(missing, *batch.shape[1:])])
+
+
+def hash_subset(image_ids: Sequence[int]) -> str:
+    """A short digest of the ids in their order, for a run's identity."""
+    text = ",".join(str(i) for i in image_ids)
+    return hashlib.sha256(text.encode()).hexdigest()[:16]

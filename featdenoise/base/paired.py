@@ -21,7 +21,10 @@ from featdenoise.base.whitebox_rows import (
 
 SIGNIFICANCE = 0.05
 
-_COMPARED = ("protocol", "attack", "budgets", "reach_edge", "restart", "redraw_targets", "images")
+_COMPARED = (
+    *("protocol", "attack", "budgets", "reach_edge", "restart", "redraw_targets", "code"),
+    *("images",),
+)
 """Of an identity: what must be equal, besides the data's fingerprint."""
 _ONE_PATH = ("PGD", "MIFGSM")
 """Attacks whose iterate at a budget does not depend on how far the path goes on."""

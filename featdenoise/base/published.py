@@ -20,6 +20,8 @@ DATA = {"name": "imagenet", "split": "test", "image_size": 224}
 """The images behind the curves: validation images, by the paper's crop."""
 EPSILON = 16 / 255
 """Radius of the attack behind the curves (Xie et al. 2019, Sec. 6.1)."""
+STEP_SIZE = 1 / 255
+"""Its step, where that is at least the radius over the number of steps."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -126,17 +128,19 @@ def published_curves() -> tuple[PublishedCurve, ...]:
 def follows_paper(identity: Mapping[str, Any]) -> bool:
     """Whether a white-box entry asks the question that `published_curves` answer.
 
-    It does if it ran under the protocol named `paper`, with that protocol's goal, targets, norm and
-    radius, dropped no images, and attacked ImageNet's validation images.
+    It does if it ran under the protocol named `paper`, with that protocol's goal, targets, ball and
+    steps, dropped no images, and attacked ImageNet's validation images.
     """
     attack, data = identity["attack"], identity.get("data", {})
     return (
         identity.get("protocol") == PROTOCOL
         and not identity.get("worst_case", False)
+        and identity.get("reach_edge") is True
         and attack.get("targeted") is True
         and attack.get("target_choice", "uniform") == "uniform"
         and attack.get("norm") == "linf"
         and abs(attack.get("epsilon", 0.0) - EPSILON) < 1e-9
+        and abs(attack.get("step_size", 0.0) - STEP_SIZE) < 1e-9
         and all(data.get(field) == value for field, value in DATA.items())
     )
 

@@ -64,10 +64,15 @@ def volatile_facts(world: World | None = None) -> Row:
 
 
 def _command() -> str:
-    """What was typed, without the folder of the program."""
+    """What was typed, as a shell runs it again."""
     program = Path(sys.argv[0])
-    is_module = (program.parent.name, program.name) == ("featdenoise", "__main__.py")
-    return shlex.join(["featdenoise" if is_module else program.name, *sys.argv[1:]])
+    processes = os.environ.get("LOCAL_WORLD_SIZE")
+    if program.suffix == ".py" and program.name != "__main__.py":
+        script = program.name if program.is_absolute() else str(program)
+        launcher = ["torchrun", f"--nproc_per_node={processes}"] if processes else ["python"]
+        return shlex.join([*launcher, script, *sys.argv[1:]])
+    launcher = ["torchrun", f"--nproc_per_node={processes}", "-m"] if processes else []
+    return shlex.join([*launcher, "featdenoise", *sys.argv[1:]])
 
 
 def _git_revision() -> str | None:

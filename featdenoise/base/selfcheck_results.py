@@ -46,23 +46,25 @@ def has_checks(folder: Path, made_with: Mapping[str, Any]) -> bool:
     return any(check.get("made_with") == made_with for check in earlier)
 
 
-def record_checks(folder: Path, checks: Sequence[Check], made_with: Mapping[str, Any]) -> None:
-    """Write checks down, in the place of those that were made so before.
+def record_checks(
+    folder: Path, findings: Sequence[tuple[Mapping[str, Any], Sequence[Check]]]
+) -> None:
+    """Write checks down at once, each group in the place of those that were made so before.
 
     All others stay: a later run does not wash an earlier one clean.
 
     Args:
         folder: of the run.
-        checks: what was found.
-        made_with: the settings, as JSON values.
+        findings: how a group was made, as JSON values, and its checks.
 
     Raises:
         ValueError: a damaged file is there, or one of another schema.
     """
     path = folder / SELFCHECKS_FILE
-    earlier = _read(path)["checks"] if path.is_file() else []
-    listed = [check for check in earlier if check.get("made_with") != made_with]
-    listed += [{**asdict(check), "made_with": made_with} for check in checks]
+    listed = _read(path)["checks"] if path.is_file() else []
+    for made_with, checks in findings:
+        listed = [check for check in listed if check.get("made_with") != made_with]
+        listed += [{**asdict(check), "made_with": made_with} for check in checks]
     content = {
         "schema": SELFCHECKS_SCHEMA,
         "suspect": not all(check["passed"] for check in listed),

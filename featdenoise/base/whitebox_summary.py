@@ -211,7 +211,10 @@ def summarize_run(model: str, entries: Sequence[EntryRows]) -> WhiteboxRun:
     families: dict[str, list[EntryRows]] = {}
     balls: dict[str, list[EntryRows]] = {}
     for entry in entries:
-        families.setdefault(_family(entry.identity), []).append(entry)
+        family = _family(entry.identity)
+        if _restart(entry) in map(_restart, families.get(family, [])):
+            family += entry.name  # the same attack once more, under another name
+        families.setdefault(family, []).append(entry)
         balls.setdefault(_threat(entry.identity["attack"]), []).append(entry)
     several = {
         threat: group
@@ -232,9 +235,10 @@ def summarize_run(model: str, entries: Sequence[EntryRows]) -> WhiteboxRun:
 
 
 def group_seeds(runs: Sequence[Whitebox]) -> list[tuple[Whitebox, ...]]:
-    """Runs that differ only in their seed, and in the weights that a seed trained, together.
+    """Runs that differ only in their seed, or in the weights that another seed trained, together.
 
-    All others stand alone, also repetitions with the same seed: they are no sample of anything.
+    All others stand alone, also repetitions with the same seed on the same weights: they are no
+    sample of anything.
     """
     together: dict[tuple[str, str], list[Whitebox]] = {}
     for run in runs:
@@ -243,7 +247,8 @@ def group_seeds(runs: Sequence[Whitebox]) -> list[tuple[Whitebox, ...]]:
     groups: list[tuple[Whitebox, ...]] = []
     for run in runs:
         members = together.get((run.model, run.settings), [run])
-        if run not in members or len({member.seed for member in members}) < len(members):
+        drawn = {(member.seed, member.weights) for member in members}
+        if run not in members or len(drawn) < len(members):
             members = [run]
         if members[0] is run:
             groups.append(tuple(members))

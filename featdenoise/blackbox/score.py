@@ -102,6 +102,7 @@ def score_blackbox(
             "label_offset": scoring.label_offset,
             "chunk_size": scoring.chunk_size,
             "attackers": list(attackers),
+            "num_images": len(task.names),
             "images": world.share(task.fingerprint() if world.is_main else None),
         },
         chunks,

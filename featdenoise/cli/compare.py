@@ -38,6 +38,10 @@ class Compare:
             comparison = compare_whitebox(
                 runs[0].entries, runs[1].entries, budget=self.budget, entry=self.entry
             )
+        except KeyError as missing:
+            raise ValueError(
+                f"{self.first} or {self.second} is damaged: a row lacks the field {missing}"
+            ) from None
         except ValueError as error:
             raise ValueError(
                 f"{self.second} (here) and {self.first} (there) cannot be compared: {error}"

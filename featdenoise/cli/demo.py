@@ -28,9 +28,10 @@ from featdenoise.blackbox.score import BlackboxScoring, score_blackbox
 from featdenoise.cli.subject import DataChoice, ModelChoice
 from featdenoise.data.imageset import ImageSet
 from featdenoise.evaluation.certification import Certification, certify_images
-from featdenoise.evaluation.entries import Entry
+from featdenoise.evaluation.checked_run import check_run
+from featdenoise.evaluation.entries import Entry, WhiteboxEvaluation
 from featdenoise.evaluation.saved_images import png_name
-from featdenoise.evaluation.whitebox import WhiteboxEvaluation, evaluate_whitebox
+from featdenoise.evaluation.whitebox import evaluate_whitebox
 from featdenoise.report.html import Section
 from featdenoise.report.plots import picture, picture_strip
 from featdenoise.report.runs import report_runs
@@ -120,15 +121,27 @@ class Demo:
             Entry(name=goal, attack=replace(attack, targeted=targeted), budgets=BUDGETS)
             for goal, targeted in GOALS.items()
         )
-        evaluate_whitebox(
+        evaluation = WhiteboxEvaluation(entries=entries, chunk_size=32)
+        rows_of = evaluate_whitebox(
             model,
             images,
             image_ids,
-            WhiteboxEvaluation(entries=entries, chunk_size=32),
+            evaluation,
             self.out / name,
             identity=about,
             world=world,
             save_adversarial=self._attacker_folder(name),
+        )
+        _say(world, f"checking the verdict on {name}")
+        check_run(
+            model,
+            images,
+            image_ids,
+            evaluation,
+            rows_of,
+            self.out / name,
+            identity=about,
+            world=world,
         )
         _say(world, f"certifying {name}")
         certify_images(
@@ -169,7 +182,6 @@ class Demo:
             read_results(self._sweep_folder("denoising", "untargeted") / "results.jsonl")[1],
         )
         folders = [
-            *(self._sweep_folder(name, goal) for goal in GOALS for name in MODELS),
             *(self.out / name / "transferred" for name in MODELS),
             *(self.out / name / "certified" for name in MODELS),
             *(self.out / name for name in MODELS),

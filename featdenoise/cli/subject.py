@@ -6,12 +6,13 @@ from typing import Any
 
 from torch import nn
 
+from featdenoise.base.chunks import hash_subset
 from featdenoise.base.distributed import World
-from featdenoise.cli.functions import call_function
+from featdenoise.cli.functions import call_function, digest_code
 from featdenoise.data.config import DataConfig, Split
 from featdenoise.data.imageset import ImageSet
 from featdenoise.data.registry import load_dataset
-from featdenoise.data.subset import hash_subset, pick_subset
+from featdenoise.data.subset import pick_subset
 from featdenoise.models.info import ModelInfo
 from featdenoise.models.weights import HUB_PREFIX, fingerprint_weights, load_model_and_info
 
@@ -36,8 +37,14 @@ class ModelChoice:
         return load_subject(self.model, world)[0]
 
     def about(self, model: nn.Module) -> dict[str, str]:
-        """What identifies the model in a run header: its label and a digest of its weights."""
-        return {"name": self.label or _label_of(self.model), "weights": fingerprint_weights(model)}
+        """What identifies the model in a run header: its label, digests of weights and own code."""
+        about = {
+            "name": self.label or _label_of(self.model),
+            "weights": fingerprint_weights(model),
+        }
+        if _is_function(self.model):
+            about["code"] = digest_code(self.model)
+        return about
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -82,12 +89,16 @@ def load_subject(source: str, world: World) -> tuple[nn.Module, ModelInfo]:
         FileNotFoundError: an incomplete weights folder.
         RuntimeError: a download fails.
     """
-    is_function = ":" in source and not source.endswith(":")
-    if is_function and not source.startswith(HUB_PREFIX) and not Path(source).exists():
+    if _is_function(source):
         loaded, info = _call(source), ModelInfo()
     else:
         loaded, info = load_model_and_info(source)
     return loaded.to(world.device).eval(), info
+
+
+def _is_function(source: str) -> bool:
+    is_spec = ":" in source and not source.endswith(":")
+    return is_spec and not source.startswith(HUB_PREFIX) and not Path(source).exists()
 
 
 def _call(source: str) -> nn.Module:

@@ -1,37 +1,28 @@
 """`featdenoise whitebox`: how accurate a model stays under attacks that know all about it."""
 
-import logging
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, fields
+from collections.abc import Sequence
+from dataclasses import dataclass, field, fields, replace
 from functools import partial
 from pathlib import Path
 from typing import Annotated
 
 import tyro
-from torch import nn
 
-from featdenoise.attacks import Attack, ForeignAttack
 from featdenoise.attacks.core import Norm
 from featdenoise.base.distributed import Device, World
-from featdenoise.base.results import Row, describe
-from featdenoise.base.selfcheck_results import has_checks, record_checks
 from featdenoise.base.units import Pixels
-from featdenoise.cli.functions import call_function
+from featdenoise.cli.functions import call_function, digest_code
 from featdenoise.cli.judging import Judging
 from featdenoise.cli.subject import DataChoice, ModelChoice
-from featdenoise.data.imageset import ImageSet
-from featdenoise.evaluation.curve_check import check_curve
-from featdenoise.evaluation.entries import Entry
+from featdenoise.evaluation.checked_run import check_run
+from featdenoise.evaluation.entries import Entry, WhiteboxEvaluation
 from featdenoise.evaluation.protocols import (
     CustomAttacks,
     Protocol,
     is_worst_case,
     protocol_entries,
 )
-from featdenoise.evaluation.selfchecks import SelfChecks, check_evaluation
-from featdenoise.evaluation.whitebox import WhiteboxEvaluation, evaluate_whitebox
-
-logger = logging.getLogger(__name__)
+from featdenoise.evaluation.whitebox import evaluate_whitebox
 
 _NOT_WITH_A_PROTOCOL = ("attacks", "step_size", "budgets", "norm")
 _ONLY_WITH_RESTARTS = ("targeted", "restarts", "redraw_targets")
@@ -52,8 +43,8 @@ class Whitebox:
     after them those of package.module:function, which returns a list of featdenoise.Entry."""
     epsilon: Pixels | None = None
     """Radius of the ball; the protocol's own, or 16/255."""
-    step_size: Pixels = 1 / 255
-    """Step of PGD, without a protocol."""
+    step_size: Pixels | None = None
+    """Step of PGD, without a protocol: 1/255, or a tenth of the radius of an l2 ball."""
     budgets: tuple[int, ...] = (10, 20, 50, 100, 200)
     """Numbers of iterations to report, without a protocol; a sweep costs only the largest."""
     targeted: bool = False
@@ -142,60 +133,43 @@ class Whitebox:
         self.judging.prepare()
         model = self.model.load(world)
         images, image_ids = self.data.load(self.seed)
+        identity = {
+            "model": self.model.about(model),
+            "data": self.data.about(images, image_ids),
+        }
         rows_of = evaluate_whitebox(
             model,
             images,
             image_ids,
             evaluation,
             self.judging.out,
-            identity={
-                "model": self.model.about(model),
-                "data": self.data.about(images, image_ids),
-            },
+            identity=identity,
             world=world,
             save_adversarial=self.save_adversarial,
             keep_iterates=self.keep_iterates,
         )
         if self.self_checks:
-            world.on_main(partial(self._check_curves, evaluation, rows_of))
-            attack = evaluation.entries[0].attack
-            world.on_main(partial(self._check_model, model, images, image_ids, attack, world))
+            surrogate = None
+            if self.surrogate is not None:
+                load = ModelChoice(model=self.surrogate).load
+                surrogate = (self.surrogate, partial(load, world))
+            check_run(
+                model,
+                images,
+                image_ids,
+                evaluation,
+                rows_of,
+                self.judging.out,
+                identity=identity,
+                world=world,
+                surrogate=surrogate,
+            )
         return self.judging.report(world)
-
-    def _check_curves(
-        self, evaluation: WhiteboxEvaluation, rows_of: Mapping[str, Sequence[Row]]
-    ) -> None:
-        """Write down whether accuracy rises along a curve of this run."""
-        for entry in evaluation.entries:
-            check = check_curve(entry, rows_of[entry.name])
-            if check is not None:
-                record_checks(self.judging.out, [check], {"entry": entry.name})
-
-    def _check_model(
-        self,
-        model: nn.Module,
-        images: ImageSet,
-        image_ids: tuple[int, ...],
-        attack: Attack | ForeignAttack,
-        world: World,
-    ) -> None:
-        """Look for masked gradients in the ball of this attack and write down what was found."""
-        if attack.epsilon == 0:
-            logger.warning("no self-checks of the model: they need an epsilon above 0")
-            return
-        settings = SelfChecks(epsilon=attack.epsilon, norm=attack.norm, seed=self.seed)
-        made_with = {**describe(settings), "surrogate": self.surrogate}
-        if has_checks(self.judging.out, made_with):
-            return  # the folder belongs to one model and its images: they would come out the same
-        surrogate = None
-        if self.surrogate is not None:
-            surrogate = ModelChoice(model=self.surrogate).load(world)
-        checks = check_evaluation(model, images, image_ids, settings, surrogate=surrogate)
-        record_checks(self.judging.out, checks, made_with)
 
 
 def _call_for_entries(source: str) -> Sequence[Entry]:
     entries = call_function("attacks", source)
+    code = digest_code(source)
     if not isinstance(entries, list | tuple) or not entries:
         raise ValueError(
             f"attacks {source} must return a list of featdenoise.Entry, got {entries!r}"
@@ -206,4 +180,4 @@ def _call_for_entries(source: str) -> Sequence[Entry]:
             f"attacks {source} returned a {type(strangers[0]).__name__} among its entries; "
             "wrap attacks as featdenoise.Entry(name=..., attack=...)"
         )
-    return entries
+    return [replace(entry, code=code) for entry in entries]

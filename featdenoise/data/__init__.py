@@ -5,5 +5,4 @@ from featdenoise.data.config import Split as Split
 from featdenoise.data.imageset import ImageSet as ImageSet
 from featdenoise.data.registry import DATASETS as DATASETS
 from featdenoise.data.registry import load_dataset as load_dataset
-from featdenoise.data.subset import hash_subset as hash_subset
 from featdenoise.data.subset import pick_subset as pick_subset

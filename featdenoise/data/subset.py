@@ -1,6 +1,5 @@
 """Which images of a split an evaluation takes: all, the first, every k-th, or a keyed sample."""
 
-import hashlib
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -58,9 +57,3 @@ def _read_ids(path: Path, image_ids: Sequence[int]) -> tuple[int, ...]:
         fault = f"unknown id {unknown[0]}" if unknown else "no id" if not chosen else "an id twice"
         raise ValueError(f"{path} lists {fault}; the split has {len(image_ids)} images")
     return chosen
-
-
-def hash_subset(image_ids: Sequence[int]) -> str:
-    """A short digest of the ids in their order, for a run's identity."""
-    text = ",".join(str(i) for i in image_ids)
-    return hashlib.sha256(text.encode()).hexdigest()[:16]

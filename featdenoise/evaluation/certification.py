@@ -15,14 +15,13 @@ from torch import Tensor
 
 from featdenoise.base.binomial import clopper_pearson_lower
 from featdenoise.base.checkpoint import write_atomically
-from featdenoise.base.chunks import Chunk, cut_chunks
+from featdenoise.base.chunks import Chunk, cut_chunks, hash_subset
 from featdenoise.base.distributed import World
 from featdenoise.base.evaluation_results import EvaluationResults
 from featdenoise.base.results import Row
 from featdenoise.base.rng import Stream
 from featdenoise.base.units import check_classes, format_radius
 from featdenoise.data.imageset import LabelledImages
-from featdenoise.data.subset import hash_subset
 from featdenoise.smoothing.base_classifier import BaseClassifier
 from featdenoise.smoothing.certify import Smooth
 from featdenoise.smoothing.noise import Gaussian, Noise

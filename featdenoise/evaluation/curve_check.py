@@ -37,11 +37,10 @@ def check_curve(entry: Entry, rows: Sequence[Row]) -> Check | None:
         budget: torch.tensor([prediction_at(row, str(budget)) == row["label"] for row in attacked])
         for budget in entry.budgets
     }
-    checks: list[tuple[bool, int, int, Check]] = []
+    findings: list[tuple[bool, int, int, str]] = []
     for earlier, later in pairs:
         lowest = min(earlier, key=lambda budget: int(right[budget].sum()))
-        check = stronger_is_stronger(
-            f"accuracy does not rise along {entry.name}",
+        passed, detail = stronger_is_stronger(
             f"{lowest} iterations",
             right[lowest],
             f"{later} iterations",
@@ -49,5 +48,6 @@ def check_curve(entry: Entry, rows: Sequence[Row]) -> Check | None:
             significance=SIGNIFICANCE / len(pairs),
         )
         rise = int(right[later].sum() - right[lowest].sum())
-        checks.append((check.passed, -rise, len(checks), check))
-    return min(checks)[-1]
+        findings.append((passed, -rise, len(findings), detail))
+    passed, *_, detail = min(findings)
+    return Check(name=f"accuracy does not rise along {entry.name}", passed=passed, detail=detail)

@@ -1,4 +1,4 @@
-"""What a white-box evaluation runs: one entry is one attack with a results file of its own.
+"""What a white-box evaluation runs: entries, each one attack with a results file of its own.
 
 Adding entries to a finished evaluation computes only the new ones.
 """
@@ -29,6 +29,8 @@ class Entry:
     """Which of several independent runs this is; 0 is the first."""
     redraw_targets: bool = False
     """Whether a restart draws targets of its own; otherwise all restarts share the first's."""
+    code: str | None = None
+    """Digest of the code behind an attack of somebody's own; other code is another run."""
 
     def __post_init__(self) -> None:
         """Refuse what cannot be run."""
@@ -73,3 +75,27 @@ class Entry:
         if not self.reach_edge:
             return attack.step_size
         return paper_step_size(attack.epsilon, budget, step_size=attack.step_size)
+
+
+@dataclass(frozen=True, kw_only=True)
+class WhiteboxEvaluation:
+    """Which attacks, and how their images are cut and drawn."""
+
+    entries: tuple[Entry, ...]
+    """The attacks, in order."""
+    protocol: str | None = None
+    """The name under which these entries are known, if they are a named protocol."""
+    worst_case: bool = False
+    """Ask only whether an image is ever broken: one that is drops out of everything after."""
+    chunk_size: int = 64
+    """Images attacked together; part of the run's identity, because kernels round by batch."""
+    seed: int = 0
+    """Seed of starts, targets and all other draws."""
+
+    def __post_init__(self) -> None:
+        """Refuse an evaluation without entries, or with two of one name."""
+        names = [entry.name for entry in self.entries]
+        if not names or len(set(names)) != len(names):
+            raise ValueError(f"entries need different names, got {names}")
+        if self.chunk_size < 1:
+            raise ValueError(f"chunk_size must be >= 1, got {self.chunk_size}")

@@ -7,6 +7,7 @@ only plain PGD is continued.
 
 import io
 import json
+import logging
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +20,8 @@ from torch import Tensor
 from featdenoise.base.checkpoint import write_atomically
 from featdenoise.base.results import describe
 from featdenoise.evaluation.leftovers import differing_beyond_budgets
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -48,8 +51,9 @@ class KeptIterates:
         return cls(folder)
 
     def budgets(self, chunk: int) -> set[int]:
-        """The budgets whose iterates are there."""
-        return {int(path.stem.split("-")[1]) for path in self.folder.glob(f"{chunk:06d}-*.npy")}
+        """The budgets whose iterates are there and whole."""
+        paths = self.folder.glob(f"{chunk:06d}-*.npy")
+        return {int(path.stem.split("-")[1]) for path in paths if _is_whole(path)}
 
     def load(self, chunk: int, budget: int, device: torch.device) -> Tensor:
         """The iterate (N, C, H, W) of a chunk at a budget."""
@@ -63,3 +67,12 @@ class KeptIterates:
 
     def _path(self, chunk: int, budget: int) -> Path:
         return self.folder / f"{chunk:06d}-{budget:06d}.npy"
+
+
+def _is_whole(path: Path) -> bool:
+    try:
+        np.load(path, mmap_mode="r", allow_pickle=False)
+    except (ValueError, EOFError, OSError) as error:
+        logger.warning("%s cannot be read (%s); it is computed again", path, error)
+        return False
+    return True

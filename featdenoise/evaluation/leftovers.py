@@ -6,7 +6,13 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from featdenoise.base.results import RESULTS_FILE, describe, differing_fields, read_results
+from featdenoise.base.results import (
+    RESULTS_FILE,
+    describe,
+    differing_fields,
+    read_results,
+    require_same_identity,
+)
 
 logger = logging.getLogger(__name__)
 
@@ -33,6 +39,24 @@ def require_same_subject(folder: Path, identity: Mapping[str, Any]) -> None:
                 f"{path} is about another subject ({'; '.join(different)}); choose another "
                 "output folder"
             )
+
+
+def require_joinable(path: Path, identity: Mapping[str, Any], *, other_budgets: bool) -> None:
+    """Refuse results of the same name that this attack could neither continue nor replace.
+
+    Args:
+        path: the results file, which need not be there.
+        identity: of the attack that is to be run.
+        other_budgets: whether results of other budgets may make way.
+
+    Raises:
+        ValueError: lists the differing fields.
+    """
+    if not path.exists():
+        return
+    header, here = read_results(path)[0], _as_read(identity)
+    if not (other_budgets and not differing_beyond_budgets(header["identity"], here)):
+        require_same_identity(header, identity, path)
 
 
 def set_aside_other_budgets(path: Path, identity: Mapping[str, Any]) -> None:

@@ -128,8 +128,9 @@ class CustomAttacks:
     """The attacks, in order; names of `AttackName`."""
     epsilon: float = 16 / 255
     """Radius of the ball, in pixel units."""
-    step_size: float = 1 / 255
-    """Step of PGD and MI-FGSM, in pixel units; the others choose their own."""
+    step_size: float | None = None
+    """Step of PGD and MI-FGSM, in pixel units; 1/255, or a tenth of the radius of an l2 ball. The
+    others choose their own."""
     budgets: tuple[int, ...] = (10, 20, 50, 100, 200)
     """Iterations that PGD and MI-FGSM report; the largest is APGD's number of iterations.
     Square and FAB-T have efforts of their own."""
@@ -165,9 +166,11 @@ class CustomAttacks:
         budgets = tuple(sorted(set(self.budgets)))
         if budgets != self.budgets:
             logger.warning("budgets %s were sorted: %s", list(self.budgets), list(budgets))
+        self._warn_of_short_paths(budgets)
         return tuple(
             Entry(
-                name=name if self.restarts == 1 else f"{name}-{restart:03d}",
+                # The first keeps its name, so that restarts added later compute only themselves.
+                name=name if restart == 0 else f"{name}-{restart:03d}",
                 attack=self._attack(name),
                 budgets=budgets if name in ("pgd", "mi-fgsm") else (),
                 restart=restart,
@@ -176,6 +179,24 @@ class CustomAttacks:
             for name in self.attacks
             for restart in range(self.restarts)
         )
+
+    @property
+    def _step_size(self) -> float:
+        if self.step_size is not None:
+            return self.step_size
+        return 1 / 255 if self.norm == "linf" else self.epsilon / 10
+
+    def _warn_of_short_paths(self, budgets: tuple[int, ...]) -> None:
+        walkers = [name for name in self.attacks if name in ("pgd", "mi-fgsm")]
+        if walkers and budgets[-1] * self._step_size < self.epsilon:
+            logger.warning(
+                "%d steps of %s cannot cross a ball of radius %s: the model looks more robust than "
+                "it is under %s; enlarge step_size or budgets",
+                budgets[-1],
+                format_pixels(self._step_size),
+                format_pixels(self.epsilon),
+                ", ".join(walkers),
+            )
 
     @property
     def _draws_targets(self) -> bool:
@@ -188,7 +209,7 @@ class CustomAttacks:
             kind = PGD if name == "pgd" else MIFGSM
             return kind(
                 epsilon=self.epsilon,
-                step_size=self.step_size,
+                step_size=self._step_size,
                 num_steps=num_steps,
                 targeted=self.targeted,
                 norm=self.norm,

@@ -6,9 +6,9 @@ symptom on a seeded subset; a failed one marks the whole result as suspect. Afte
 2019, "On Evaluating Adversarial Robustness", Sec. 3 and 4, and the checks of AutoAttack.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import cached_property, partial
 
 import torch
 from torch import Tensor, nn
@@ -23,13 +23,15 @@ from featdenoise.base.rng import Stream, generator
 from featdenoise.base.selfcheck_results import Check
 from featdenoise.base.units import format_pixels
 from featdenoise.data.imageset import LabelledImages
-from featdenoise.evaluation.paired_check import stronger_is_stronger
+from featdenoise.evaluation.paired_check import Finding, stronger_is_stronger
 
 SATURATED_MARGIN = 80.0
 """A margin of the logits at which float32 cross-entropy has lost its gradient."""
 MOST_ZERO_GRADIENTS = 0.1
 MOST_SATURATED = 0.1
 LARGE_EPSILON = 0.5
+_FAILURES = (ArithmeticError, AttributeError, LookupError, RuntimeError, TypeError, ValueError)
+"""Of a model in a check: its verdict is then in doubt, and what was computed is not lost."""
 RESTARTS = 4
 
 
@@ -56,37 +58,41 @@ def check_evaluation(
     image_ids: Sequence[int],
     settings: SelfChecks,
     *,
+    survivors: Mapping[int, bool] | None = None,
     surrogate: nn.Module | None = None,
 ) -> list[Check]:
-    """Look for every symptom.
+    """Look for every symptom; a check that cannot be made counts as failed.
 
     Args:
         model: the model under evaluation, on the device where its images shall be.
         images: where they come from.
         image_ids: those of the evaluation, of which a seeded subset is taken.
-        settings: radius, sizes, seed.
+        settings: ball, sizes, seed.
+        survivors: whether each image is right when clean and under all untargeted attacks that the
+            evaluation made in this ball, which should be no weaker than those of the checks.
         surrogate: another model, whose adversarial images must not beat the model's own.
 
     Returns:
-        All checks, in a fixed order; the transfer check only with a surrogate.
+        All checks, in a fixed order; the last two only with survivors and with a surrogate.
     """
     subject = _Subject.load(model, images, image_ids, settings)
-    checks = [
-        _outputs_are_logits(subject),
-        _forward_passes_agree(subject),
-        _batches_do_not_matter(subject),
-        _gradients_are_there(subject),
-        _logits_are_not_saturated(subject),
-        _attack_raises_the_loss(subject),
-        _more_iterations_do_not_help(subject),
-        _more_restarts_do_not_help(subject),
-        _more_epsilon_does_not_help(subject),
-        _large_epsilon_breaks(subject),
-        _gradients_beat_queries(subject),
-    ]
+    symptoms = dict(_SYMPTOMS)
+    if survivors is not None:
+        stands = torch.tensor([survivors[i] for i in subject.stream.image_ids])
+        symptoms["the run's attacks are no weaker"] = partial(_run_is_no_weaker, stands=stands)
     if surrogate is not None:
-        checks.append(_own_attack_beats_transfer(subject, surrogate))
-    return checks
+        symptoms["the model's own gradients beat a surrogate's"] = partial(
+            _own_attack_beats_transfer, surrogate=surrogate
+        )
+    return [_look(name, symptom, subject) for name, symptom in symptoms.items()]
+
+
+def _look(name: str, symptom: "Symptom", subject: "_Subject") -> Check:
+    try:
+        passed, detail = symptom(subject)
+    except _FAILURES as error:
+        passed, detail = False, f"could not be made: {type(error).__name__}: {error}"
+    return Check(name=name, passed=passed, detail=detail)
 
 
 @dataclass(frozen=True)
@@ -153,6 +159,17 @@ class _Subject:
         """(N,) bool: predicted as the label under the gradient attack."""
         return self.right(self.attacked(self.attack()))
 
+    @cached_property
+    def right_under_queries(self) -> Tensor:
+        """(N,) bool: predicted as the label under the attack that sees no gradients."""
+        square = Square(
+            epsilon=self.settings.epsilon,
+            norm=self.settings.norm,
+            num_queries=self.settings.num_queries,
+            rescale_schedule=True,
+        )
+        return self.right(self.attacked(square))
+
     def attacked(self, attack: Callable[..., Tensor]) -> Tensor:
         """Adversarial images of this attack on the model."""
         return attack(self.oracle, self.images, self.labels, stream=self.stream)
@@ -162,28 +179,25 @@ class _Subject:
         return Proportion(int(flags.sum()), len(flags))
 
 
-def _outputs_are_logits(subject: _Subject) -> Check:
+def _outputs_are_logits(subject: _Subject) -> Finding:
     logits = subject.logits(subject.images)
     sums_to_one = (logits.sum(1) - 1).abs().max() < 1e-3
     are_probabilities = bool((logits >= 0).all() and (logits <= 1).all() and sums_to_one)
-    return Check(
-        name="outputs are logits",
-        passed=not are_probabilities,
-        detail=(
-            "every output is a probability: the model ends in a softmax, which hides gradients; "
-            "take it off"
-            if are_probabilities
-            else "outputs are not probabilities"
-        ),
+    return Finding(
+        not are_probabilities,
+        "every output is a probability: the model ends in a softmax, which hides gradients; "
+        "take it off"
+        if are_probabilities
+        else "outputs are not probabilities",
     )
 
 
-def _forward_passes_agree(subject: _Subject) -> Check:
+def _forward_passes_agree(subject: _Subject) -> Finding:
     first, second = subject.logits(subject.images), subject.logits(subject.images)
-    return _equal_logits("two forward passes agree", first, second)
+    return _equal_logits(first, second)
 
 
-def _batches_do_not_matter(subject: _Subject) -> Check:
+def _batches_do_not_matter(subject: _Subject) -> Finding:
     together = subject.logits(subject.images)[:8]
     alone = torch.cat(
         [
@@ -191,40 +205,36 @@ def _batches_do_not_matter(subject: _Subject) -> Check:
             for k in range(len(together))
         ]
     )
-    return _equal_logits("an image alone and in a batch agree", together, alone)
+    return _equal_logits(together, alone)
 
 
-def _equal_logits(name: str, first: Tensor, second: Tensor) -> Check:
+def _equal_logits(first: Tensor, second: Tensor) -> Finding:
+    # Only differences between classes decide: what all logits share would hide them.
+    first, second = (logits - logits.mean(1, keepdim=True) for logits in (first, second))
     scale = float(first.abs().mean()) or 1.0
     difference = float((first - second).abs().max()) / scale
-    return Check(
-        name=name,
-        passed=difference < 1e-2,
-        detail=f"logits differ by at most {difference:.2g} of their mean size",
-    )
+    return Finding(difference < 1e-2, f"logits differ by at most {difference:.2g} of their size")
 
 
-def _gradients_are_there(subject: _Subject) -> Check:
+def _gradients_are_there(subject: _Subject) -> Finding:
     _, gradient = subject.oracle.loss_and_gradient(subject.images, subject.labels)
     zero = subject.share((gradient == 0).flatten(1).all(1))
-    return Check(
-        name="input gradients are not zero",
-        passed=zero.fraction <= MOST_ZERO_GRADIENTS,
-        detail=f"{zero} of the images have a gradient of exactly zero",
+    return Finding(
+        zero.fraction <= MOST_ZERO_GRADIENTS,
+        f"{zero} of the images have a gradient of exactly zero",
     )
 
 
-def _logits_are_not_saturated(subject: _Subject) -> Check:
+def _logits_are_not_saturated(subject: _Subject) -> Finding:
     best = subject.logits(subject.images).topk(2, dim=1).values
     saturated = subject.share(best[:, 0] - best[:, 1] > SATURATED_MARGIN)
-    return Check(
-        name="logits are not saturated",
-        passed=saturated.fraction <= MOST_SATURATED,
-        detail=f"{saturated} of the images have a margin above {SATURATED_MARGIN:g}",
+    return Finding(
+        saturated.fraction <= MOST_SATURATED,
+        f"{saturated} of the images have a margin above {SATURATED_MARGIN:g}",
     )
 
 
-def _attack_raises_the_loss(subject: _Subject) -> Check:
+def _attack_raises_the_loss(subject: _Subject) -> Finding:
     attack = subject.attack()
     path = attack.trajectory(
         subject.oracle,
@@ -235,10 +245,9 @@ def _attack_raises_the_loss(subject: _Subject) -> Check:
     )
     start, end = (_losses(subject, path[k]) for k in (0, attack.num_steps))
     rises = subject.share(end > start)
-    return Check(
-        name="the attack raises the loss",
-        passed=rises.fraction >= 0.5,
-        detail=f"the loss is higher at the end than at the start on {rises} of the images",
+    return Finding(
+        rises.fraction >= 0.5,
+        f"the loss is higher at the end than at the start on {rises} of the images",
     )
 
 
@@ -247,7 +256,7 @@ def _losses(subject: _Subject, images: Tensor) -> Tensor:
     return torch.nn.functional.cross_entropy(logits, subject.labels, reduction="none")
 
 
-def _more_iterations_do_not_help(subject: _Subject) -> Check:
+def _more_iterations_do_not_help(subject: _Subject) -> Finding:
     budgets = (5, 2 * subject.settings.num_steps)
     attack = replace(subject.attack(num_steps=budgets[0]), num_steps=budgets[1])
     path = attack.trajectory(
@@ -255,7 +264,6 @@ def _more_iterations_do_not_help(subject: _Subject) -> Check:
     )
     weak, strong = (subject.right(path[budget]) for budget in budgets)
     return stronger_is_stronger(
-        "more iterations do not help the model",
         f"{budgets[0]} iterations",
         weak,
         f"{budgets[1]} iterations",
@@ -263,10 +271,9 @@ def _more_iterations_do_not_help(subject: _Subject) -> Check:
     )
 
 
-def _more_restarts_do_not_help(subject: _Subject) -> Check:
+def _more_restarts_do_not_help(subject: _Subject) -> Finding:
     several = replace(subject.attack(), restarts=RESTARTS)
     return stronger_is_stronger(
-        "more restarts do not help the model",
         "1 run",
         subject.right_under_attack,
         f"the worst of {RESTARTS}",
@@ -274,11 +281,10 @@ def _more_restarts_do_not_help(subject: _Subject) -> Check:
     )
 
 
-def _more_epsilon_does_not_help(subject: _Subject) -> Check:
+def _more_epsilon_does_not_help(subject: _Subject) -> Finding:
     epsilon = subject.settings.epsilon
     larger = subject.radius(2 * epsilon)
     return stronger_is_stronger(
-        "more epsilon does not help the model",
         f"epsilon {format_pixels(epsilon)}",
         subject.right_under_attack,
         f"epsilon {format_pixels(larger)}",
@@ -286,39 +292,58 @@ def _more_epsilon_does_not_help(subject: _Subject) -> Check:
     )
 
 
-def _large_epsilon_breaks(subject: _Subject) -> Check:
+def _large_epsilon_breaks(subject: _Subject) -> Finding:
     epsilon = LARGE_EPSILON / subject.inscribed
     right = subject.share(subject.right(subject.attacked(subject.attack(epsilon=epsilon))))
     chance = 1 / subject.logits(subject.images).shape[1]
-    return Check(
-        name=f"epsilon {epsilon:.3g} breaks the model",
-        passed=right.interval()[0] <= chance,
-        detail=f"right on {right} of the images, chance is {chance:.1%}",
+    return Finding(
+        right.interval()[0] <= chance,
+        f"epsilon {epsilon:.3g}: right on {right} of the images, chance is {chance:.1%}",
     )
 
 
-def _gradients_beat_queries(subject: _Subject) -> Check:
-    # For l2 the cube inside the ball: a weaker attack, which gradients must beat all the more.
-    square = Square(
-        epsilon=subject.settings.epsilon * subject.inscribed,
-        num_queries=subject.settings.num_queries,
-        rescale_schedule=True,
-    )
+def _gradients_beat_queries(subject: _Subject) -> Finding:
     return stronger_is_stronger(
-        "gradients beat queries",
         f"Square, {subject.settings.num_queries} queries",
-        subject.right(subject.attacked(square)),
+        subject.right_under_queries,
         f"PGD, {subject.settings.num_steps} iterations",
         subject.right_under_attack,
     )
 
 
-def _own_attack_beats_transfer(subject: _Subject, surrogate: nn.Module) -> Check:
+def _run_is_no_weaker(subject: _Subject, stands: Tensor) -> Finding:
+    stands = stands.to(subject.labels.device)
+    return stronger_is_stronger(
+        "the attacks of the checks",
+        subject.right_under_attack & subject.right_under_queries,
+        "those of the run",
+        stands,
+    )
+
+
+def _own_attack_beats_transfer(subject: _Subject, surrogate: nn.Module) -> Finding:
     foreign = replace(subject, oracle=GradientOracle(surrogate))
     return stronger_is_stronger(
-        "the model's own gradients beat a surrogate's",
         "PGD on the surrogate",
         subject.right(foreign.attacked(foreign.attack())),
         "PGD on the model",
         subject.right_under_attack,
     )
+
+
+Symptom = Callable[[_Subject], Finding]
+
+_SYMPTOMS: dict[str, Symptom] = {
+    "outputs are logits": _outputs_are_logits,
+    "two forward passes agree": _forward_passes_agree,
+    "an image alone and in a batch agree": _batches_do_not_matter,
+    "input gradients are not zero": _gradients_are_there,
+    "logits are not saturated": _logits_are_not_saturated,
+    "the attack raises the loss": _attack_raises_the_loss,
+    "more iterations do not help the model": _more_iterations_do_not_help,
+    "more restarts do not help the model": _more_restarts_do_not_help,
+    "more epsilon does not help the model": _more_epsilon_does_not_help,
+    "a huge epsilon breaks the model": _large_epsilon_breaks,
+    "gradients beat queries": _gradients_beat_queries,
+}
+"""What is looked for, in this order."""

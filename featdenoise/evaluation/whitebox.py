@@ -1,68 +1,36 @@
 """White-box evaluation: attacks on a model, one results file an attack, one row an image.
 
 The same start and step visit the 10-, 20-, ..., 2000-step iterates on one path, so a curve costs
-its largest budget, not the sum. The evaluator trusts no attack (DESIGN, L5): it re-checks ball
-and range of every adversarial image and decides with its own full-precision forward pass.
+its largest budget, not the sum. What happens to a chunk of images: `entry_run.py`.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-import torch
-from torch import Tensor, nn
-from torch.nn.functional import cross_entropy
+from torch import nn
 
-from featdenoise.attacks.apgd import TargetedAPGD
-from featdenoise.attacks.autoattack import AutoAttack
-from featdenoise.attacks.core import assert_in_ball
-from featdenoise.attacks.goal import aim
+from featdenoise.attacks.autoattack import AutoAttack, import_pyautoattack
 from featdenoise.attacks.oracle import GradientOracle
 from featdenoise.attacks.pgd import PGD
-from featdenoise.base.chunks import Chunk, cut_chunks, pad_batch
+from featdenoise.base.chunks import cut_chunks
 from featdenoise.base.distributed import World
 from featdenoise.base.evaluation_results import EvaluationResults
-from featdenoise.base.judge import judge
-from featdenoise.base.results import RESULTS_FILE, Row, numerics
-from featdenoise.base.rng import Stream
-from featdenoise.base.units import check_classes, check_images
-from featdenoise.base.whitebox_rows import CLEAN, FINAL
+from featdenoise.base.results import RESULTS_FILE, Row
+from featdenoise.base.whitebox_plan import plan_entries
+from featdenoise.base.whitebox_rows import CLEAN
 from featdenoise.data.imageset import LabelledImages
-from featdenoise.data.subset import hash_subset
-from featdenoise.evaluation.entries import Entry
+from featdenoise.evaluation.entries import Entry, WhiteboxEvaluation
+from featdenoise.evaluation.entry_run import EntryRun
 from featdenoise.evaluation.iterates import KeptIterates
 from featdenoise.evaluation.leftovers import (
-    KIND,
+    require_joinable,
     require_same_subject,
     set_aside_other_budgets,
 )
-from featdenoise.evaluation.saved_images import check_savable, save_images, warn_of_missing
-
-
-@dataclass(frozen=True, kw_only=True)
-class WhiteboxEvaluation:
-    """Which attacks, and how their images are cut and drawn."""
-
-    entries: tuple[Entry, ...]
-    """The attacks, in order."""
-    protocol: str | None = None
-    """The name under which these entries are known, if they are a named protocol."""
-    worst_case: bool = False
-    """Ask only whether an image is ever broken: one that is drops out of everything after."""
-    chunk_size: int = 64
-    """Images attacked together; part of the run's identity, because kernels round by batch."""
-    seed: int = 0
-    """Seed of starts, targets and all other draws."""
-
-    def __post_init__(self) -> None:
-        """Refuse an evaluation without entries, or with two of one name."""
-        names = [entry.name for entry in self.entries]
-        if not names or len(set(names)) != len(names):
-            raise ValueError(f"entries need different names, got {names}")
-        if self.chunk_size < 1:
-            raise ValueError(f"chunk_size must be >= 1, got {self.chunk_size}")
+from featdenoise.evaluation.saved_images import check_savable, warn_of_missing
 
 
 def evaluate_whitebox(
@@ -114,34 +82,77 @@ def evaluate_whitebox(
         check_savable(evaluation.entries[0].attack, worst_case=evaluation.worst_case)
     if keep_iterates:
         _check_keepable(evaluation)
-    world.on_main(partial(require_same_subject, folder, identity))
-    model = model.to(world.device)
-    oracle = GradientOracle(model)
-    broken_by: dict[int, str] = {}
-    rows_of: dict[str, list[Row]] = {}
     for entry in evaluation.entries:
-        saves = save_adversarial if entry is evaluation.entries[0] else None
-        run = _EntryRun(model, oracle, images, evaluation, entry, world, saves, dict(broken_by))
-        whole_identity = run.identity(identity, image_ids, list(rows_of))
-        if not evaluation.worst_case:  # its later entries were built on these very budgets
-            path = folder / entry.name / RESULTS_FILE
-            world.on_main(partial(set_aside_other_budgets, path, whole_identity))
+        if isinstance(entry.attack, AutoAttack):
+            import_pyautoattack()
+    model = model.to(world.device)
+    runs = _entry_runs(model, images, evaluation, world, save_adversarial)
+    identities = [run.identity(identity, image_ids) for run in runs]
+    world.on_main(partial(_prepare, folder, identity, runs, identities))
+    broken_by: dict[_Ball, dict[int, str]] = {}
+    rows_of: dict[str, list[Row]] = {}
+    for run, whole_identity in zip(runs, identities, strict=True):
+        name = run.entry.name
         chunks = cut_chunks(image_ids, evaluation.chunk_size)
-        results = EvaluationResults(folder / entry.name, whole_identity, chunks, world=world)
-        if keep_iterates and _has_iterates(entry):
-            iterates = folder / entry.name / "iterates"
-            run = replace(
-                run, kept=world.on_main(partial(KeptIterates.open, iterates, whole_identity))
-            )
-        _, rows = results.complete(run.attack, what=entry.name, show_progress=show_progress)
-        if saves is not None:
-            world.on_main(partial(warn_of_missing, saves, image_ids, folder / entry.name))
-        rows_of[entry.name] = rows
+        results = EvaluationResults(folder / name, whole_identity, chunks, world=world)
+        if keep_iterates and _has_iterates(run.entry):
+            open_kept = partial(KeptIterates.open, folder / name / "iterates", whole_identity)
+            run = replace(run, kept=world.on_main(open_kept))
+        broken = broken_by.setdefault(_ball(run.entry), {})
+        run = replace(run, broken_by=dict(broken))
+        _, rows = results.complete(run.attack, what=name, show_progress=show_progress)
+        if run.saves_to is not None:
+            world.on_main(partial(warn_of_missing, run.saves_to, image_ids, folder / name))
+        rows_of[name] = rows
         for row in rows:
-            breaker = _breaker(row, entry.name)
+            breaker = _breaker(row, name)
             if evaluation.worst_case and breaker is not None:
-                broken_by.setdefault(row["id"], breaker)
+                broken.setdefault(row["id"], breaker)
     return rows_of
+
+
+_Ball = tuple[str, float]
+"""Norm and radius: only attacks of one ball answer one question."""
+
+
+def _ball(entry: Entry) -> _Ball:
+    return entry.attack.norm, entry.attack.epsilon
+
+
+def _entry_runs(
+    model: nn.Module,
+    images: LabelledImages,
+    evaluation: WhiteboxEvaluation,
+    world: World,
+    save_adversarial: Path | None,
+) -> list[EntryRun]:
+    """What is to be run, in order; only the first entry's images are saved."""
+    oracle = GradientOracle(model)
+    runs = []
+    for place, entry in enumerate(evaluation.entries):
+        preceding = [e.name for e in evaluation.entries[:place] if _ball(e) == _ball(entry)]
+        saves = save_adversarial if place == 0 else None
+        runs.append(EntryRun(model, oracle, images, evaluation, entry, world, saves, preceding))
+    return runs
+
+
+def _prepare(
+    folder: Path,
+    identity: Mapping[str, Any],
+    runs: Sequence[EntryRun],
+    identities: Sequence[Row],
+) -> None:
+    """Refuse what cannot join the folder before anything changes there; then plan, make way."""
+    require_same_subject(folder, identity)
+    # The later entries of a worst-case run were built on the budgets of the earlier ones.
+    may_make_way = not runs[0].evaluation.worst_case
+    paths = [folder / run.entry.name / RESULTS_FILE for run in runs]
+    for path, whole in zip(paths, identities, strict=True):
+        require_joinable(path, whole, other_budgets=may_make_way)
+    for path, whole in zip(paths, identities, strict=True):
+        if may_make_way:
+            set_aside_other_budgets(path, whole)
+    plan_entries(folder, [run.entry.name for run in runs])
 
 
 def _has_iterates(entry: Entry) -> bool:
@@ -165,219 +176,3 @@ def _breaker(row: Row, entry_name: str) -> str | None:
         return CLEAN
     wrong = any(prediction != row["label"] for prediction in row["predictions"].values())
     return entry_name if wrong else None
-
-
-@dataclass(frozen=True)
-class _Batch:
-    """Images under attack, padded to one size; only the first `count` rows are real."""
-
-    images: Tensor
-    labels: Tensor
-    image_ids: tuple[int, ...]
-    count: int
-
-    @classmethod
-    def load(
-        cls, source: LabelledImages, ids: tuple[int, ...], size: int, world: World
-    ) -> "_Batch":
-        images, labels = source.batch(ids)
-        check_images(images, f"images {list(ids)}")
-        check_classes(labels, source.num_classes, f"labels of images {list(ids)}")
-        return cls(
-            images=pad_batch(images, size).to(world.device),
-            labels=pad_batch(labels, size).to(world.device),
-            image_ids=ids + ids[-1:] * (size - len(ids)),
-            count=len(ids),
-        )
-
-    def keep(self, places: list[int]) -> "_Batch":
-        """The real images at these places, without padding."""
-        return _Batch(
-            images=self.images[places],
-            labels=self.labels[places],
-            image_ids=tuple(self.image_ids[place] for place in places),
-            count=len(places),
-        )
-
-    def names(self, when: str) -> list[str]:
-        """What errors call the real images."""
-        return [f"image {i} {when}" for i in self.image_ids[: self.count]]
-
-
-@dataclass(frozen=True)
-class _EntryRun:
-    """One entry while it is computed."""
-
-    model: nn.Module
-    oracle: GradientOracle
-    images: LabelledImages
-    evaluation: WhiteboxEvaluation
-    entry: Entry
-    world: World
-    save_adversarial: Path | None
-    broken_by: dict[int, str]
-    """Images that earlier entries of a worst-case run broke."""
-    kept: KeptIterates | None = None
-    """Where iterates are kept, if they are."""
-
-    def identity(
-        self, given: Mapping[str, Any], image_ids: Sequence[int], preceding: list[str]
-    ) -> Row:
-        """What defines the entry's results."""
-        entry, evaluation = self.entry, self.evaluation
-        attack = entry.attack
-        if isinstance(attack, PGD) and entry.budgets:
-            attack = replace(attack, num_steps=max(entry.budgets))
-        saves = self.save_adversarial
-        return {
-            "kind": KIND,
-            **given,
-            "entry": entry.name,
-            "protocol": evaluation.protocol,
-            "attack": attack,
-            "budgets": list(entry.budgets),
-            "reach_edge": entry.reach_edge,
-            "restart": entry.restart,
-            "redraw_targets": entry.redraw_targets,
-            "worst_case": evaluation.worst_case,
-            "preceding": preceding if evaluation.worst_case else [],
-            "chunk_size": evaluation.chunk_size,
-            "seed": evaluation.seed,
-            "images": hash_subset(image_ids),
-            "numerics": numerics(self.world),
-            "save_adversarial": None if saves is None else str(saves),
-        }
-
-    def attack(self, chunk: Chunk) -> list[Row]:
-        """The rows of a chunk."""
-        batch = _Batch.load(self.images, chunk.ids, self.evaluation.chunk_size, self.world)
-        clean = judge(self.model, batch.images, batch.names("when clean"))
-        if clean.shape[1] != self.images.num_classes:
-            raise ValueError(
-                f"the model gives {clean.shape[1]} logits, but the data has "
-                f"{self.images.num_classes} classes; judge it on its own data"
-            )
-        rows = [
-            {
-                "id": image_id,
-                "label": label,
-                "target": None,
-                "clean": prediction,
-                "predictions": {},
-            }
-            for image_id, label, prediction in zip(
-                chunk.ids,
-                batch.labels[: batch.count].tolist(),
-                clean.argmax(1).tolist(),
-                strict=True,
-            )
-        ]
-        places = list(range(batch.count))
-        if self.evaluation.worst_case:
-            places = self._mark_broken(rows)
-            # Compacted inside the chunk and never across, so that chunks stay units of work.
-            batch = batch.keep(places)
-        if places:
-            self._attack_batch(batch, [rows[place] for place in places], chunk.index)
-        return rows
-
-    def _mark_broken(self, rows: list[Row]) -> list[int]:
-        """Write down who broke the broken images; the places of the others."""
-        for row in rows:
-            wrong = CLEAN if row["clean"] != row["label"] else None
-            row["broken_by"] = self.broken_by.get(row["id"], wrong)
-        return [place for place, row in enumerate(rows) if row["broken_by"] is None]
-
-    def _attack_batch(self, batch: _Batch, rows: list[Row], chunk: int) -> None:
-        """Attack, re-check, decide; fills in the rows of the batch's real images."""
-        entry = self.entry
-        # The draws of a restart are its own: its number stands where training has the epoch.
-        stream = Stream(seed=self.evaluation.seed, image_ids=batch.image_ids, epoch=entry.restart)
-        targets = self._targets(batch, stream)
-        start_losses: list[float] | None = None
-        final = batch.images
-        for key, adversarial in self._walk(batch, stream, targets, chunk):
-            attack = entry.attack
-            assert_in_ball(adversarial, batch.images, attack.epsilon, attack.norm)
-            when = f"after {key} iterations" if key != FINAL else f"under {entry.name}"
-            logits = judge(self.model, adversarial, batch.names(when))
-            losses = _losses(logits, batch.labels if targets is None else targets)
-            if key == "0":
-                start_losses = losses
-                continue
-            final = adversarial
-            for row, prediction in zip(rows, logits.argmax(1).tolist(), strict=True):
-                row["predictions"][key] = prediction
-        if start_losses is None:
-            logits = judge(self.model, batch.images, batch.names("when clean"))
-            start_losses = _losses(logits, batch.labels if targets is None else targets)
-        for place, row in enumerate(rows):
-            row["target"] = None if targets is None else int(targets[place])
-            row["losses"] = {"start": start_losses[place], "final": losses[place]}
-        if self.save_adversarial is not None:
-            save_images(
-                self.save_adversarial,
-                batch.image_ids[: batch.count],
-                final[: batch.count],
-                batch.images[: batch.count],
-                entry.attack.epsilon,
-            )
-
-    def _targets(self, batch: _Batch, stream: Stream) -> Tensor | None:
-        """Classes to aim at, where the attack aims at one class an image."""
-        attack = self.entry.attack
-        # APGD-T and AutoAttack try many classes an image and count any mistake.
-        if isinstance(attack, (TargetedAPGD, AutoAttack)) or not attack.targeted:
-            return None
-        if not self.entry.redraw_targets:
-            stream = replace(stream, epoch=0)
-        goal = aim(attack, self.oracle, batch.images, batch.labels, stream=stream, targets=None)
-        return goal.classes
-
-    def _walk(
-        self, batch: _Batch, stream: Stream, targets: Tensor | None, chunk: int
-    ) -> list[tuple[str, Tensor]]:
-        """Adversarial images by budget, the start under "0"; or the attack's result alone."""
-        entry = self.entry
-        if not entry.budgets:
-            attack = entry.attack
-            final = attack(self.oracle, batch.images, batch.labels, stream=stream, targets=targets)
-            return [(FINAL, final)]
-        walked: dict[int, Tensor] = {}
-        for path, budgets in entry.paths():
-            for start, wanted in self._stretches(path, (0, *budgets), chunk):
-                resume = None
-                if start is not None and self.kept is not None:
-                    resume = (start, self.kept.load(chunk, start, batch.images.device))
-                walked |= path.trajectory(
-                    self.oracle,
-                    batch.images,
-                    batch.labels,
-                    record_at=wanted,
-                    stream=stream,
-                    targets=targets,
-                    resume=resume,
-                )
-        if self.kept is not None:
-            for budget in walked.keys() - self.kept.budgets(chunk):
-                self.kept.save(chunk, budget, walked[budget])
-        return [(str(budget), walked[budget]) for budget in sorted(walked)]
-
-    def _stretches(
-        self, path: PGD, budgets: tuple[int, ...], chunk: int
-    ) -> list[tuple[int | None, tuple[int, ...]]]:
-        """The budgets of a path, grouped by the kept iterate from which they are reached."""
-        there = set() if self.kept is None else self.kept.budgets(chunk)
-        there = {b for b in there if b == 0 or self.entry.step_size(path, b) == path.step_size}
-        groups: dict[int | None, list[int]] = {}
-        for budget in budgets:
-            start = max((b for b in there if b <= budget), default=None)
-            groups.setdefault(start, []).append(budget)
-        return [(start, tuple(wanted)) for start, wanted in groups.items()]
-
-
-@torch.no_grad()
-def _losses(logits: Tensor, classes: Tensor) -> list[float]:
-    """Cross-entropy of each image with respect to the class that the attack is about."""
-    values = cross_entropy(logits.double(), classes[: len(logits)], reduction="none")
-    return [float(value) for value in values]

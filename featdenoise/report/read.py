@@ -7,11 +7,13 @@ A folder is a finished run if `results.jsonl` (white box, black box, certificati
 import json
 import shlex
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
+from featdenoise.base.chunks import hash_subset
 from featdenoise.base.results import LOG_FILE, RESULTS_FILE, Row, read_results
 from featdenoise.base.selfcheck_results import Check, read_checks
+from featdenoise.base.whitebox_plan import read_plan
 from featdenoise.base.whitebox_rows import EntryRows
 
 
@@ -47,6 +49,8 @@ class Run:
     """None: the run was not checked."""
     suspect: bool = False
     """Whether a check failed: the model may look more robust than it is."""
+    unchecked: tuple[str, ...] = ()
+    """Attacks of a white-box run that no self-check has looked at."""
 
     @property
     def name(self) -> str:
@@ -63,6 +67,18 @@ class Run:
     def failed_checks(self) -> list[Check]:
         """In the order of the run."""
         return [check for check in self.checks or () if not check.passed]
+
+
+def read_runs(folder: Path) -> list[Run]:
+    """The run in this folder, and the white-box run beside a training run, if there is one.
+
+    Raises:
+        FileNotFoundError: no such folder, no results, or a run that is not finished.
+        ValueError: damaged files.
+    """
+    run = read_run(folder)
+    attacked = _run_of_entries(folder) if run.kind == "training" else None
+    return [run] if attacked is None else [run, attacked]
 
 
 def read_run(folder: Path) -> Run:
@@ -123,6 +139,13 @@ def _run_of_entries(folder: Path) -> Run | None:
     if not entries:
         return None
     _require_finished(*(path.parent for path in paths if not path.is_file()))
+    there = {str(file.identity["entry"]) for file in entries}
+    missing = [name for name in read_plan(folder) or () if name not in there]
+    if missing:
+        raise FileNotFoundError(
+            f"the run in {folder} is not finished: {', '.join(missing)} have no results; start it "
+            f"again with the same settings to resume, or name a single attack, {folder}/*"
+        )
     run = Run(folder=folder, kind="whitebox", files=tuple(sorted(entries, key=_order)))
     return _checked(run, folder)
 
@@ -133,15 +156,36 @@ def _sub_folders(folder: Path) -> list[Path]:
 
 def _read_file(path: Path) -> ResultsFile:
     header, rows = read_results(path)
+    # A lost row must not raise an accuracy: the header says which images the run is about.
+    if not _has_all_rows(header["identity"], rows):
+        raise ValueError(
+            f"{path} has lost, doubled or moved rows: its {len(rows)} are not those of the images "
+            "in its header; start the run again with the same settings to have them computed"
+        )
     return ResultsFile(path=path, header=header, rows=rows)
 
 
+def _has_all_rows(identity: Row, rows: Sequence[Row]) -> bool:
+    if identity.get("kind") == "blackbox":
+        num_images = identity.get("num_images")
+        rows_per_image = 1 + len(identity.get("attackers", ()))  # one is about the clean image
+        return num_images is None or len(rows) == num_images * rows_per_image
+    images = identity.get("images")
+    return images is None or hash_subset([row.get("id", -1) for row in rows]) == images
+
+
 def _checked(run: Run, home: Path) -> Run:
-    recorded = read_checks(home) if run.kind == "whitebox" else None
-    if recorded is None:
+    if run.kind != "whitebox":
         return run
-    checks, suspect = recorded
-    return Run(folder=run.folder, kind=run.kind, files=run.files, checks=checks, suspect=suspect)
+    checks, suspect = read_checks(home) or (None, False)
+    plan = read_plan(home) or {}
+    names = [entry.name for entry in run.entries]
+    return replace(
+        run,
+        checks=checks,
+        suspect=suspect,
+        unchecked=tuple(name for name in names if not plan.get(name, False)),
+    )
 
 
 def _require_finished(*folders: Path) -> None:

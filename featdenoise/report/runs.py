@@ -20,11 +20,12 @@ from featdenoise.report.plots import (
     picture,
     training_curves,
 )
-from featdenoise.report.read import ResultsFile, Run, commands_of, read_run
+from featdenoise.report.read import ResultsFile, Run, commands_of, read_runs
 from featdenoise.report.tables import blackbox_table, certification_table
 from featdenoise.report.whitebox import (
     alerts,
     differ_in_seeds_only,
+    notes,
     rename_run,
     shown_published,
     summarize_whitebox_run,
@@ -59,7 +60,8 @@ def report_runs(
         json_file: also written, with the content of `report.json`.
 
     Returns:
-        The main tables as text, under a line for each suspect run.
+        The main tables as text, under a line for each suspect run and above one for each that no
+        self-check has looked at.
 
     Raises:
         FileNotFoundError: a folder has no results.
@@ -67,11 +69,12 @@ def report_runs(
     """
     if not folders:
         raise ValueError("a report needs at least one run folder")
-    runs = [read_run(Path(folder)) for folder in folders]
+    runs = [run for folder in folders for run in read_runs(Path(folder))]
     counted = _tell_apart(runs, [_count(run) for run in runs])
     sections, text = _sections(runs, counted)
     whitebox = [(r, c) for r, c in zip(runs, counted, strict=True) if isinstance(c, WhiteboxRun)]
-    banners = alerts([run for run, _ in whitebox], [c for _, c in whitebox])
+    of_whitebox = [run for run, _ in whitebox], [c for _, c in whitebox]
+    banners = alerts(*of_whitebox)
     sections = [*first, *sections, *_reproduce(runs), *last]
     out.mkdir(parents=True, exist_ok=True)
     for section in sections:
@@ -84,7 +87,7 @@ def report_runs(
         write_atomically(path, content.encode())
     write_report(out / "report.html", title, sections, alerts=banners)
     warnings = ["\n".join([banner.heading, *banner.lines]) for banner in banners]
-    return "\n\n".join([*warnings, text])
+    return "\n\n".join([*warnings, text, *notes(*of_whitebox)])
 
 
 def _count(run: Run) -> Summary | WhiteboxRun:
@@ -243,6 +246,7 @@ def _describe_run(run: Run, counted: WhiteboxRun) -> Row:
         "restart_curves": [_counts(curve) for curve in counted.restart_curves],
         "selfchecks": None if run.checks is None else [asdict(check) for check in run.checks],
         "suspect": run.suspect,
+        "unchecked": list(run.unchecked),
     }
 
 

@@ -98,6 +98,7 @@ def whitebox_section(
     ]
     section = Section(
         heading="White-box attacks",
+        paragraphs=tuple(notes(sources, runs)),
         pictures=_pictures(curves, runs, published),
         tables=(*main, *folded, *checks),
     )
@@ -114,6 +115,15 @@ def alerts(sources: Sequence[Run], runs: Sequence[WhiteboxRun]) -> list[Alert]:
         )
         for source, run in zip(sources, runs, strict=True)
         if source.suspect
+    ]
+
+
+def notes(sources: Sequence[Run], runs: Sequence[WhiteboxRun]) -> list[str]:
+    """A sentence for each run with attacks that no self-check has looked at."""
+    return [
+        f"Not checked: no self-check has looked at {', '.join(source.unchecked)} of {run.model}."
+        for source, run in zip(sources, runs, strict=True)
+        if source.unchecked
     ]
 
 

@@ -133,7 +133,9 @@ def test_random_state_is_put_back_after_an_error(tiny_net, images, labels, strea
 
     attack = ForeignAttack(name="broken", epsilon=EPSILON, make=make)
     states = torch.random.get_rng_state(), np.random.get_state()[1].copy(), random.getstate()
-    with pytest.raises(RuntimeError, match="gave up"):
+    with pytest.raises(
+        RuntimeError, match="broken failed with RuntimeError: the foreign attack gave up"
+    ):
         attack(tiny_net, images, labels, stream=stream)
     assert torch.equal(torch.random.get_rng_state(), states[0])
     np.testing.assert_array_equal(np.random.get_state()[1], states[1])

@@ -82,7 +82,14 @@ def test_the_data_lie_in_the_package_and_are_installed_with_it():
 PAPER_RUN = {
     "protocol": "paper",
     "worst_case": False,
-    "attack": {"kind": "PGD", "targeted": True, "norm": "linf", "epsilon": EPSILON},
+    "reach_edge": True,
+    "attack": {
+        "kind": "PGD",
+        "targeted": True,
+        "norm": "linf",
+        "epsilon": EPSILON,
+        "step_size": 1 / 255,
+    },
     "data": {"name": "imagenet", "split": "test", "image_size": 224},
 }
 
@@ -100,6 +107,8 @@ def test_the_papers_own_protocol_on_imagenet_matches():
         {"attack": {**PAPER_RUN["attack"], "targeted": False}},
         {"attack": {**PAPER_RUN["attack"], "epsilon": 8 / 255}},
         {"attack": {**PAPER_RUN["attack"], "norm": "l2"}},
+        {"attack": {**PAPER_RUN["attack"], "step_size": 0.1 / 255}},
+        {"reach_edge": False},
         {"attack": {"kind": "Foreign"}},
         {"data": {"name": "digits", "num_classes": 10}},
         {"data": {**PAPER_RUN["data"], "name": "imagefolder"}},

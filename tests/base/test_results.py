@@ -1,5 +1,6 @@
 import dataclasses
 import json
+import sys
 from pathlib import Path
 
 import pytest
@@ -62,6 +63,31 @@ def test_header_and_rows_come_back_to_the_last_digit(tmp_path):
     assert header["schema"] == SCHEMA
     assert header["volatile"]["torch"] == torch.__version__
     assert rows == ROWS
+
+
+@pytest.mark.parametrize(
+    ("program", "processes", "command"),
+    [
+        ("eval_whitebox.py", None, "python eval_whitebox.py --out 'a b'"),
+        (
+            "/somewhere/eval_whitebox.py",
+            "2",
+            "torchrun --nproc_per_node=2 eval_whitebox.py --out 'a b'",
+        ),
+        ("/bin/featdenoise", None, "featdenoise --out 'a b'"),
+        (
+            "/x/featdenoise/__main__.py",
+            "4",
+            "torchrun --nproc_per_node=4 -m featdenoise --out 'a b'",
+        ),
+    ],
+)
+def test_the_noted_command_runs_in_a_shell(monkeypatch, program, processes, command):
+    monkeypatch.setattr(sys, "argv", [program, "--out", "a b"])
+    monkeypatch.delenv("LOCAL_WORLD_SIZE", raising=False)
+    if processes:
+        monkeypatch.setenv("LOCAL_WORLD_SIZE", processes)
+    assert make_header({})["volatile"]["command"] == command
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])

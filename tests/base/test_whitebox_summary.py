@@ -134,6 +134,20 @@ def test_runs_that_differ_only_in_seed_and_weights_stand_together():
     assert [[run.seed for run in group] for group in groups] == [[0, 1, 2], [0]]
 
 
+def test_models_of_different_training_seeds_stand_together():
+    runs = [seed_run(0, weights="a"), seed_run(0, weights="b"), seed_run(0, weights="c")]
+    assert [len(group) for group in group_seeds(runs)] == [3]
+
+
+def test_the_same_attack_under_another_name_is_no_restart():
+    twins = [entry("pgd", [(0, 0)]), entry("again", [(0, 1)])]
+    run = summarize_run("net", twins)
+    assert [(attack.entry, attack.restarts) for attack in run.attacks] == [("pgd", 1), ("again", 1)]
+    assert not run.restart_curves
+    more = [*twins, entry("pgd-001", [(0, 0)], restart=1)]
+    assert [attack.restarts for attack in summarize_run("net", more).attacks] == [2, 1]
+
+
 @pytest.mark.parametrize(
     "second",
     [seed_run(0), seed_run(1, reach_edge=True), seed_run(1, budgets=(10, 30)), seed_run(1, x=1)],

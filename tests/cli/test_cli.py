@@ -64,7 +64,7 @@ def test_flags_do_not_appear_by_accident(command: str, capsys: pytest.CaptureFix
         ("whitebox --model resnet9 --out OUT", "resnet9"),
         ("whitebox --model resnet8 --out OUT --epsilon 16", "write 16/255"),
         ("whitebox --model resnet8 --out OUT --budgets 0", "budgets must be iteration counts"),
-        ("whitebox --model resnet8 --out OUT --attacks square --norm l2", "norm must be linf"),
+        ("whitebox --model resnet8 --out OUT --attacks squares", "attacks must be some of pgd"),
         ("whitebox --model resnet8 --out OUT --subset first:999", "999"),
         ("whitebox --model no.such:module --out OUT", "write package.module:function"),
         ("certify --model resnet8 --out OUT --alpha 2", "alpha"),

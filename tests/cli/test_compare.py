@@ -3,25 +3,31 @@ from pathlib import Path
 
 import pytest
 
+from featdenoise.base.chunks import hash_subset
 from featdenoise.base.results import make_header, to_line
 from featdenoise.cli.main import main
 
 ATTACK = {"kind": "PGD", "epsilon": 0.1, "targeted": False, "num_steps": 20}
 
 
-def write_run(folder: Path, model: str, right: tuple[int, int], **identity) -> str:
+def write_run(
+    folder: Path, model: str, right: tuple[int, int], *, first_id: int = 0, **identity
+) -> str:
     """An entry on 40 images of which so many are right after 10 and 20 iterations."""
+    ids = range(first_id, first_id + 40)
     whole = {"kind": "whitebox", "model": {"name": model}, "entry": "pgd", "attack": ATTACK}
-    header = make_header(whole | {"budgets": [10, 20], "seed": 0, "images": "h"} | identity)
+    header = make_header(
+        whole | {"budgets": [10, 20], "seed": 0, "images": hash_subset(ids)} | identity
+    )
     rows = [
         {
             "id": i,
             "label": 0,
             "target": None,
             "clean": 0,
-            "predictions": {"10": int(i >= right[0]), "20": int(i >= right[1])},
+            "predictions": {"10": int(k >= right[0]), "20": int(k >= right[1])},
         }
-        for i in range(40)
+        for k, i in enumerate(ids)
     ]
     (folder / "pgd").mkdir(parents=True)
     (folder / "pgd" / "results.jsonl").write_text("".join(map(to_line, [header, *rows])))
@@ -57,7 +63,7 @@ def test_two_runs_of_one_name_are_told_apart(tmp_path: Path, capsys) -> None:
 @pytest.mark.parametrize(
     ("identity", "message"),
     [
-        ({"images": "g"}, "images: 'h' there, 'g' here"),
+        ({"first_id": 1}, "images: "),
         ({"attack": ATTACK | {"epsilon": 0.2}}, "attack.epsilon: 0.1 there, 0.2 here"),
         ({"protocol": "paper"}, "protocol: None there, 'paper' here"),
         ({"kind": "blackbox"}, "is a blackbox run"),

@@ -2,7 +2,8 @@
 
 import pytest
 
-from featdenoise.data.subset import hash_subset, pick_subset
+from featdenoise.base.chunks import hash_subset
+from featdenoise.data.subset import pick_subset
 
 IDS = tuple(range(100, 150))
 

@@ -84,7 +84,17 @@ def test_unsorted_budgets_are_sorted_and_said(caplog: pytest.LogCaptureFixture) 
 
 def test_restarts_of_custom_attacks_have_numbers() -> None:
     entries = CustomAttacks(attacks=("pgd", "apgd"), restarts=2).entries()
-    assert [entry.name for entry in entries] == ["pgd-000", "pgd-001", "apgd-000", "apgd-001"]
+    assert [entry.name for entry in entries] == ["pgd", "pgd-001", "apgd", "apgd-001"]
+    assert entries[0] == CustomAttacks().entries()[0]
+
+
+def test_steps_that_cannot_cross_the_ball_are_said(caplog: pytest.LogCaptureFixture) -> None:
+    (entry,) = CustomAttacks(norm="l2", epsilon=3, budgets=(20,)).entries()
+    assert entry.attack.step_size == pytest.approx(0.3)
+    assert not caplog.text
+    CustomAttacks(norm="l2", epsilon=3, budgets=(20,), step_size=0.1).entries()
+    assert "20 steps of 0.1 cannot cross a ball of radius 3" in caplog.text
+    assert "looks more robust than it is under pgd" in caplog.text
 
 
 def test_momentum_may_restart_towards_other_targets() -> None:

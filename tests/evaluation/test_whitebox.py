@@ -1,14 +1,13 @@
 """The white-box sweep against a plain loop over separate attacks, and the evaluator's distrust."""
 
-from collections.abc import Callable
-from dataclasses import dataclass, replace
-from pathlib import Path
+from dataclasses import replace
 
 import pytest
 import torch
-from torch import Tensor, nn
+from torch import nn
+from whitebox_cases import EPSILON, Counting, evaluate, evaluate_all
 
-from featdenoise.attacks.apgd import APGD, TargetedAPGD
+from featdenoise.attacks.apgd import TargetedAPGD
 from featdenoise.attacks.pgd import PGD
 from featdenoise.attacks.targets import uniform_targets
 from featdenoise.base.imagefiles import read_image, to_uint8
@@ -16,75 +15,6 @@ from featdenoise.base.results import read_results
 from featdenoise.base.rng import Stream
 from featdenoise.evaluation.entries import Entry
 from featdenoise.evaluation.saved_images import png_name
-from featdenoise.evaluation.whitebox import WhiteboxEvaluation, evaluate_whitebox
-
-EPSILON = 0.1
-IDENTITY = {"model": {"name": "tiny"}}
-
-
-@dataclass
-class Source:
-    """Ten 3x8x8 images that a test may spoil."""
-
-    images: Tensor
-    labels: Tensor
-    num_classes: int = 4
-    on_read: Callable[[int], None] = lambda _: None
-
-    def batch(self, image_ids) -> tuple[Tensor, Tensor]:
-        for image_id in image_ids:
-            self.on_read(image_id)
-        return self.images[list(image_ids)], self.labels[list(image_ids)]
-
-
-@pytest.fixture
-def source() -> Source:
-    g = torch.Generator().manual_seed(3)
-    pixels = torch.randint(0, 256, (10, 3, 8, 8), generator=g)
-    return Source(pixels / 255, torch.randint(0, 4, (10,), generator=g))
-
-
-@pytest.fixture
-def sweep() -> Entry:
-    return Entry(
-        name="pgd", attack=PGD(epsilon=EPSILON, step_size=0.02, num_steps=9), budgets=(1, 4, 9)
-    )
-
-
-class Counting(nn.Module):
-    """Counts the forward passes that a gradient was asked of."""
-
-    def __init__(self, net: nn.Module) -> None:
-        super().__init__()
-        self.net = net
-        self.count = 0
-
-    def __deepcopy__(self, memo):
-        raise TypeError("counted as it is")
-
-    def forward(self, images: Tensor) -> Tensor:
-        self.count += images.requires_grad
-        return self.net(images)
-
-
-def evaluate_all(model: nn.Module, source: Source, entries, folder: Path, **options):
-    ids = options.pop("image_ids", range(10))
-    for_run = {k: options.pop(k) for k in ("save_adversarial", "keep_iterates") if k in options}
-    evaluation = WhiteboxEvaluation(entries=tuple(entries), **{"chunk_size": 4, **options})
-    return evaluate_whitebox(
-        model,
-        source,
-        ids,
-        evaluation,
-        folder,
-        identity=IDENTITY,
-        show_progress=False,
-        **for_run,
-    )
-
-
-def evaluate(model: nn.Module, source: Source, sweep: Entry, folder: Path, **options):
-    return evaluate_all(model, source, [sweep], folder, **options)[sweep.name]
 
 
 @pytest.mark.parametrize("targeted", [False, True])
@@ -123,15 +53,6 @@ def test_a_sweep_costs_its_largest_budget(tiny_model, source, sweep, tmp_path) -
     assert model.count == 9
 
 
-def test_the_papers_rule_gives_short_budgets_a_trajectory_of_their_own() -> None:
-    attack = PGD(epsilon=16 / 255, step_size=1 / 255)
-    sweep = Entry(name="paper", attack=attack, budgets=(10, 20, 100), reach_edge=True)
-    paths = {budgets: path.step_size for path, budgets in sweep.paths()}
-    assert paths == pytest.approx({(10,): 1.6 / 255, (20, 100): 1 / 255})
-    plain = replace(sweep, reach_edge=False)
-    assert [budgets for _, budgets in plain.paths()] == [(10, 20, 100)]
-
-
 def test_rows_do_not_depend_on_the_order_or_company_of_images(
     tiny_model, source, sweep, tmp_path
 ) -> None:
@@ -140,31 +61,6 @@ def test_rows_do_not_depend_on_the_order_or_company_of_images(
     some = evaluate(tiny_model, source, targeted, tmp_path / "some", image_ids=(7, 2, 5))
     assert [row["id"] for row in some] == [7, 2, 5]
     assert [row["target"] for row in some] == [whole[i]["target"] for i in (7, 2, 5)]
-
-
-def test_a_run_cut_short_goes_on_with_equal_rows(tiny_model, source, sweep, tmp_path) -> None:
-    whole = evaluate(tiny_model, source, sweep, tmp_path / "whole")
-
-    def fail_at_9(image_id: int) -> None:
-        if image_id == 9:
-            raise OSError("the disk went away")
-
-    source.on_read = fail_at_9
-    with pytest.raises(OSError, match="went away"):
-        evaluate(tiny_model, source, sweep, tmp_path / "cut")
-    read: list[int] = []
-    source.on_read = read.append
-    assert evaluate(tiny_model, source, sweep, tmp_path / "cut") == whole
-    assert read == [8, 9]  # only the chunk that was missing
-
-
-def test_another_sweep_in_the_folder_is_refused(tiny_model, source, sweep, tmp_path) -> None:
-    evaluate(tiny_model, source, sweep, tmp_path)
-    before = (tmp_path / "pgd" / "results.jsonl").read_bytes()
-    other = replace(sweep, attack=replace(sweep.attack, epsilon=0.2))
-    with pytest.raises(ValueError, match=r"attack.epsilon: 0.1 there, 0.2 here"):
-        evaluate(tiny_model, source, other, tmp_path)
-    assert (tmp_path / "pgd" / "results.jsonl").read_bytes() == before
 
 
 def test_the_model_is_left_as_it_was(tiny_model, source, sweep, tmp_path) -> None:
@@ -253,15 +149,6 @@ def test_the_header_says_what_was_run(tiny_model, source, sweep, tmp_path) -> No
     assert identity["budgets"] == [1, 4, 9]
 
 
-@pytest.mark.parametrize(
-    ("budgets", "message"),
-    [((0, 5), "budgets"), ((5, 3), r"write \[3, 5\]"), ((5, 5), r"write \[5\]")],
-)
-def test_budgets_that_cannot_be_run_are_refused(budgets, message: str) -> None:
-    with pytest.raises(ValueError, match=message):
-        Entry(name="pgd", attack=PGD(), budgets=budgets)
-
-
 def test_start_and_final_losses_are_of_the_class_the_attack_is_about(
     tiny_model, source, sweep, tmp_path
 ) -> None:
@@ -291,25 +178,12 @@ def test_restarts_have_starts_of_their_own_and_targets_as_asked(
     assert targets["first"] != targets["redrawn"]
 
 
-def test_adding_an_attack_computes_only_the_new_one(tiny_model, source, sweep, tmp_path) -> None:
-    first = evaluate_all(tiny_model, source, [sweep], tmp_path)
-    before = (tmp_path / "pgd" / "results.jsonl").read_bytes()
-    read: list[int] = []
-    source.on_read = read.append
-    other = Entry(name="apgd", attack=APGD(epsilon=EPSILON, num_steps=5))
-    both = evaluate_all(tiny_model, source, [sweep, other], tmp_path)
-    assert (tmp_path / "pgd" / "results.jsonl").read_bytes() == before
-    assert both["pgd"] == first["pgd"]
-    assert sorted(read) == list(range(10))
-    assert all(row["predictions"].keys() == {"final"} for row in both["apgd"])
-
-
 def test_in_the_worst_case_broken_images_drop_out_and_the_verdict_stays(
     tiny_model, source, sweep, tmp_path
 ) -> None:
     source.labels = tiny_model.eval()(source.images).argmax(1)
     source.labels[[2, 5]] = (source.labels[[2, 5]] + 1) % 4  # wrong when clean
-    strong = replace(sweep, name="strong", attack=replace(sweep.attack, epsilon=0.2))
+    strong = replace(sweep, name="strong", attack=replace(sweep.attack, step_size=0.04))
     curve = evaluate_all(tiny_model, source, [sweep, strong], tmp_path / "curve")
     worst = evaluate_all(tiny_model, source, [sweep, strong], tmp_path / "worst", worst_case=True)
     attacked = [row for row in worst["strong"] if row["broken_by"] is None]
@@ -334,6 +208,16 @@ def test_in_the_worst_case_broken_images_drop_out_and_the_verdict_stays(
     assert len(survivors(worst)) < 8
 
 
+def test_in_the_worst_case_an_attack_of_another_ball_has_all_images_to_itself(
+    tiny_model, source, sweep, tmp_path
+) -> None:
+    source.labels = tiny_model.eval()(source.images).argmax(1)
+    huge = replace(sweep, name="huge", attack=replace(sweep.attack, epsilon=0.5, step_size=0.1))
+    rows = evaluate_all(tiny_model, source, [huge, sweep], tmp_path, worst_case=True)
+    assert any(p != r["label"] for r in rows["huge"] for p in r["predictions"].values())
+    assert {row["broken_by"] for row in rows["pgd"]} == {None}
+
+
 def test_an_attack_that_aims_at_many_classes_has_no_single_target(
     tiny_model, source, tmp_path
 ) -> None:
@@ -341,91 +225,7 @@ def test_an_attack_that_aims_at_many_classes_has_no_single_target(
     assert all(row["target"] is None for row in evaluate(tiny_model, source, entry, tmp_path))
 
 
-@pytest.mark.parametrize("name", ["", "PGD", "a/b", "..", "-a"])
-def test_a_name_that_is_no_folder_is_refused(name: str) -> None:
-    with pytest.raises(ValueError, match="entry name must be"):
-        Entry(name=name, attack=PGD())
-
-
-def test_two_entries_of_one_name_and_budgets_without_a_path_are_refused(sweep) -> None:
-    with pytest.raises(ValueError, match="different names"):
-        WhiteboxEvaluation(entries=(sweep, sweep))
-    with pytest.raises(ValueError, match="different names"):
-        WhiteboxEvaluation(entries=())
-    with pytest.raises(ValueError, match="budgets need an attack with a fixed step, got APGD"):
-        Entry(name="apgd", attack=APGD(), budgets=(5,))
-
-
-def test_budgets_added_later_cost_only_their_own_steps_where_iterates_were_kept(
-    tiny_model, source, sweep, tmp_path
-) -> None:
-    more = replace(sweep, budgets=(2, 4, 7, 9, 12))
-    model = Counting(tiny_model)
-    fresh = evaluate(model, source, more, tmp_path / "fresh", chunk_size=10)
-    assert model.count == 12
-    evaluate(model, source, sweep, tmp_path / "kept", chunk_size=10, keep_iterates=True)
-    model.count = 0
-    rows = evaluate(model, source, more, tmp_path / "kept", chunk_size=10, keep_iterates=True)
-    assert rows == fresh
-    # From the iterates at 1, 4 and 9: one, three and three steps.
-    assert model.count == 7
-    assert (tmp_path / "kept" / "pgd" / "superseded-000.jsonl").is_file()
-
-
-def test_budgets_added_later_run_anew_where_nothing_was_kept(
-    tiny_model, source, sweep, tmp_path
-) -> None:
-    evaluate(tiny_model, source, sweep, tmp_path / "run")
-    more = replace(sweep, budgets=(4, 12))
-    rows = evaluate(tiny_model, source, more, tmp_path / "run")
-    assert rows == evaluate(tiny_model, source, more, tmp_path / "fresh")
-    assert (tmp_path / "run" / "pgd" / "superseded-000.jsonl").is_file()
-
-
-def test_iterates_of_another_attack_are_refused(tiny_model, source, sweep, tmp_path) -> None:
-    evaluate(tiny_model, source, sweep, tmp_path, keep_iterates=True)
-    (tmp_path / "pgd" / "results.jsonl").unlink()
-    other = replace(sweep, attack=replace(sweep.attack, step_size=0.01))
-    with pytest.raises(ValueError, match=r"iterates of another run \(attack.step_size: 0.02 there"):
-        evaluate(tiny_model, source, other, tmp_path, keep_iterates=True)
-
-
 def test_a_model_of_other_classes_is_refused(tiny_model, source, sweep, tmp_path) -> None:
     source.num_classes = 5
     with pytest.raises(ValueError, match="the model gives 4 logits, but the data has 5 classes"):
         evaluate(tiny_model, source, sweep, tmp_path)
-
-
-def test_an_attack_that_stands_still_is_refused() -> None:
-    with pytest.raises(ValueError, match="step_size must be > 0"):
-        Entry(name="pgd", attack=PGD(step_size=0), budgets=(5,))
-
-
-def test_a_folder_about_another_model_is_refused(tiny_model, source, sweep, tmp_path) -> None:
-    evaluate(tiny_model, source, sweep, tmp_path)
-    evaluation = WhiteboxEvaluation(entries=(replace(sweep, name="other"),), chunk_size=4)
-    with pytest.raises(ValueError, match=r"another subject \(model.name: 'tiny' there, 'b' here\)"):
-        evaluate_whitebox(
-            tiny_model, source, range(10), evaluation, tmp_path, identity={"model": {"name": "b"}}
-        )
-    assert not (tmp_path / "other").exists()
-
-
-def test_budgets_of_a_worst_case_run_stay_what_later_entries_were_built_on(
-    tiny_model, source, sweep, tmp_path
-) -> None:
-    strong = replace(sweep, name="strong", attack=replace(sweep.attack, epsilon=0.2))
-    evaluate_all(tiny_model, source, [sweep, strong], tmp_path, worst_case=True)
-    changed = replace(sweep, budgets=(4, 9))
-    with pytest.raises(ValueError, match="budgets"):
-        evaluate_all(tiny_model, source, [changed, strong], tmp_path, worst_case=True)
-    assert not list(tmp_path.glob("*/superseded-*"))
-
-
-@pytest.mark.parametrize("worst_case", [True, False])
-def test_iterates_that_cannot_be_kept_are_refused(
-    tiny_model, source, sweep, tmp_path, worst_case: bool
-) -> None:
-    entry = sweep if worst_case else replace(sweep, budgets=())
-    with pytest.raises(ValueError, match="keep_iterates needs plain PGD with budgets"):
-        evaluate(tiny_model, source, entry, tmp_path, keep_iterates=True, worst_case=worst_case)

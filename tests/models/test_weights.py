@@ -124,7 +124,7 @@ def test_config_file_reads_well(folder: Path) -> None:
         ({"classes": ["a", "b"]}, "classes must be 5 names for num_classes 5, got 2"),
         ({"classes": [1, 2, 3, 4, 5]}, "classes must be names"),
         ({"input_size": 0}, "input_size must be a whole number >= 1, got 0"),
-        ({"resampling": "nearest"}, "resampling must be one of center-crop, stretch-bilinear"),
+        ({"resampling": "nearest"}, "resampling must be one of center-crop, center-crop-bicubic"),
         ({"licence": 4}, "licence must be text, got 4"),
         ({"recipe": "digits"}, "recipe must be an object"),
         ({"clean_accuracy": {"correct": 7, "count": 3}}, "must hold correct and count"),

@@ -2,8 +2,10 @@ import json
 
 import pytest
 
+from featdenoise.base.chunks import hash_subset
 from featdenoise.base.results import make_header, to_line
-from featdenoise.report.read import commands_of, read_run, read_whitebox_run
+from featdenoise.base.whitebox_plan import mark_checked, plan_entries, read_plan
+from featdenoise.report.read import commands_of, read_run, read_runs, read_whitebox_run
 
 
 def write_entry(folder, name=None, *, command=None, file="results.jsonl", **identity):
@@ -97,6 +99,59 @@ def test_selfchecks_that_cannot_be_read_are_named(tmp_path, text, message):
         read_run(tmp_path / "run")
 
 
+def test_a_run_that_lacks_planned_attacks_is_not_finished(tmp_path):
+    write_entry(tmp_path / "run" / "apgd-ce", "apgd-ce")
+    plan_entries(tmp_path / "run", ["apgd-ce", "apgd-t", "square"])
+    with pytest.raises(FileNotFoundError, match="not finished: apgd-t, square have no results"):
+        read_run(tmp_path / "run")
+    assert [e.name for e in read_run(tmp_path / "run" / "apgd-ce").entries] == ["apgd-ce"]
+
+
+def test_attacks_that_no_self_check_has_seen_are_named(tmp_path):
+    for name in ("a", "b"):
+        write_entry(tmp_path / "run" / name, name)
+    plan_entries(tmp_path / "run", ["a", "b"])
+    mark_checked(tmp_path / "run", ["a"])
+    assert read_run(tmp_path / "run").unchecked == ("b",)
+    assert read_run(tmp_path / "run" / "a").unchecked == ()
+    # Results that make way for others of the same name are to be checked again.
+    (tmp_path / "run" / "a" / "results.jsonl").unlink()
+    plan_entries(tmp_path / "run", ["a"])
+    assert read_plan(tmp_path / "run") == {"a": False, "b": False}
+
+
+@pytest.mark.parametrize("text", ["{", "[]", '{"schema": 1, "entries": 3}', '{"schema": 9}'])
+def test_a_damaged_plan_is_named(tmp_path, text):
+    write_entry(tmp_path / "run" / "a", "a")
+    (tmp_path / "run" / "plan.json").write_text(text)
+    with pytest.raises(ValueError, match=r"plan\.json"):
+        read_run(tmp_path / "run")
+
+
+@pytest.mark.parametrize("lost", [slice(1, 3), slice(0, 3, 2), slice(2, None, -1)])
+def test_rows_that_were_lost_or_moved_are_no_results(tmp_path, lost):
+    folder = write_entry(tmp_path / "run" / "a", "a", images=hash_subset(range(3)))
+    header = (folder / "results.jsonl").read_text().splitlines()[0]
+    rows = [json.dumps({"id": i}) for i in range(3)]
+    (folder / "results.jsonl").write_text("\n".join([header, *rows]) + "\n")
+    assert len(read_run(folder).files[0].rows) == 3
+    (folder / "results.jsonl").write_text("\n".join([header, *rows[lost]]) + "\n")
+    with pytest.raises(ValueError, match="lost, doubled or moved rows"):
+        read_run(folder)
+
+
+@pytest.mark.parametrize(("count", "is_whole"), [(6, True), (5, False), (7, False)])
+def test_black_box_rows_are_one_an_attacker_and_image(tmp_path, count, is_whole):
+    header = make_header({"kind": "blackbox", "attackers": ["x"], "num_images": 3})
+    rows = [{"id": k // 2, "attacker": ("clean", "x")[k % 2]} for k in range(count)]
+    (tmp_path / "results.jsonl").write_text("".join(map(to_line, [header, *rows])))
+    if is_whole:
+        assert len(read_run(tmp_path).files[0].rows) == 6
+    else:
+        with pytest.raises(ValueError, match="lost, doubled or moved rows"):
+            read_run(tmp_path)
+
+
 def test_a_white_box_run_is_found_in_the_folder_of_its_training(tmp_path):
     write_entry(tmp_path / "run", file="log.jsonl")
     with pytest.raises(ValueError, match="is a training run"):
@@ -104,3 +159,4 @@ def test_a_white_box_run_is_found_in_the_folder_of_its_training(tmp_path):
     write_entry(tmp_path / "run" / "pgd", "pgd")
     assert read_run(tmp_path / "run").kind == "training"
     assert [entry.name for entry in read_whitebox_run(tmp_path / "run").entries] == ["pgd"]
+    assert [run.kind for run in read_runs(tmp_path / "run")] == ["training", "whitebox"]

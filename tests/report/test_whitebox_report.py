@@ -10,7 +10,13 @@ from featdenoise.report.plots import accuracy_against_iterations
 from featdenoise.report.runs import report_runs
 from featdenoise.report.whitebox_tables import whitebox_table
 
-PGD = {"kind": "PGD", "epsilon": 16 / 255, "targeted": True, "norm": "linf"}
+PGD = {
+    "kind": "PGD",
+    "epsilon": 16 / 255,
+    "step_size": 1 / 255,
+    "targeted": True,
+    "norm": "linf",
+}
 SQUARE = {"kind": "Square", "epsilon": 16 / 255, "targeted": False, "norm": "linf"}
 
 
@@ -27,6 +33,7 @@ def write_entry(run, name, right, *, budgets=(10, 100), attack=PGD, model="net",
         "protocol": "paper",
         "attack": attack,
         "budgets": list(budgets),
+        "reach_edge": True,
         "restart": 0,
         "seed": 0,
     }
