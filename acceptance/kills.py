@@ -21,7 +21,7 @@ EVALUATE = [*ATTACK, "--no-self-checks", "--subset", "first:120", "--chunk-size"
 
 def main() -> None:
     """Kill, resume, compare."""
-    kills = int(sys.argv[1]) if len(sys.argv) > 1 else 5
+    kills = int(sys.argv[1]) if len(sys.argv) > 1 else 10
     moments = random.Random(0)
     with tempfile.TemporaryDirectory() as temporary:
         whole, killed = Path(temporary) / "whole", Path(temporary) / "killed"

@@ -101,7 +101,9 @@ def _balls(evaluation: WhiteboxEvaluation) -> list[SelfChecks]:
     """One setting a ball of the run; a ball of radius 0 holds no attack to check."""
     balls = dict.fromkeys((e.attack.norm, e.attack.epsilon) for e in evaluation.entries)
     return [
-        SelfChecks(epsilon=epsilon, norm=norm, seed=evaluation.seed)
+        SelfChecks(
+            epsilon=epsilon, norm=norm, chunk_size=evaluation.chunk_size, seed=evaluation.seed
+        )
         for norm, epsilon in balls
         if epsilon > 0
     ]

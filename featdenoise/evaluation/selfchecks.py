@@ -6,7 +6,7 @@ symptom on a seeded subset; a failed one marks the whole result as suspect. Afte
 2019, "On Evaluating Adversarial Robustness", Sec. 3 and 4, and the checks of AutoAttack.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
 
@@ -49,6 +49,8 @@ class SelfChecks:
     """Iterations of the gradient attack."""
     num_queries: int = 1000
     """Queries of the attack that sees no gradients."""
+    chunk_size: int = 64
+    """Images attacked together."""
     seed: int = 0
 
 
@@ -122,9 +124,30 @@ class _Subject:
         oracle = GradientOracle(model)
         return cls(model, oracle, batch.to(device), labels.to(device), stream, settings)
 
+    def pieces(self) -> Iterator[tuple[list[int], Stream]]:
+        """The places of the images that are computed together, and their randomness."""
+        places = range(len(self.images))
+        for first in range(0, len(places), self.settings.chunk_size):
+            together = list(places[first : first + self.settings.chunk_size])
+            yield together, self.stream.subset(together)
+
     def logits(self, images: Tensor) -> Tensor:
         """The evaluator's own forward pass."""
-        return judge(self.model, images, [f"image {i}" for i in self.stream.image_ids])
+        return torch.cat(
+            [
+                judge(self.model, images[places], [f"image {i}" for i in stream.image_ids])
+                for places, stream in self.pieces()
+            ]
+        )
+
+    def gradients(self) -> Tensor:
+        """(N, C, H, W) of the loss at the clean images."""
+        return torch.cat(
+            [
+                self.oracle.loss_and_gradient(self.images[places], self.labels[places])[1]
+                for places, _ in self.pieces()
+            ]
+        )
 
     def right(self, images: Tensor) -> Tensor:
         """(N,) bool: predicted as the label."""
@@ -172,7 +195,26 @@ class _Subject:
 
     def attacked(self, attack: Callable[..., Tensor]) -> Tensor:
         """Adversarial images of this attack on the model."""
-        return attack(self.oracle, self.images, self.labels, stream=self.stream)
+        return torch.cat(
+            [
+                attack(self.oracle, self.images[places], self.labels[places], stream=stream)
+                for places, stream in self.pieces()
+            ]
+        )
+
+    def walked(self, attack: PGD, budgets: Sequence[int]) -> list[Tensor]:
+        """Adversarial images at each of these numbers of steps, ascending."""
+        paths = [
+            attack.trajectory(
+                self.oracle,
+                self.images[places],
+                self.labels[places],
+                record_at=budgets,
+                stream=stream,
+            )
+            for places, stream in self.pieces()
+        ]
+        return [torch.cat([path[budget] for path in paths]) for budget in budgets]
 
     def share(self, flags: Tensor) -> Proportion:
         """How many images have the flag."""
@@ -198,14 +240,11 @@ def _forward_passes_agree(subject: _Subject) -> Finding:
 
 
 def _batches_do_not_matter(subject: _Subject) -> Finding:
-    together = subject.logits(subject.images)[:8]
-    alone = torch.cat(
-        [
-            judge(subject.model, subject.images[k : k + 1], [f"place {k}"])
-            for k in range(len(together))
-        ]
-    )
-    return _equal_logits(together, alone)
+    few = subject.images[:8]
+    names = [f"image {i}" for i in subject.stream.image_ids[:8]]
+    together = judge(subject.model, few, names)
+    alone = [judge(subject.model, few[k : k + 1], names[k : k + 1]) for k in range(len(few))]
+    return _equal_logits(together, torch.cat(alone))
 
 
 def _equal_logits(first: Tensor, second: Tensor) -> Finding:
@@ -217,8 +256,7 @@ def _equal_logits(first: Tensor, second: Tensor) -> Finding:
 
 
 def _gradients_are_there(subject: _Subject) -> Finding:
-    _, gradient = subject.oracle.loss_and_gradient(subject.images, subject.labels)
-    zero = subject.share((gradient == 0).flatten(1).all(1))
+    zero = subject.share((subject.gradients() == 0).flatten(1).all(1))
     return Finding(
         zero.fraction <= MOST_ZERO_GRADIENTS,
         f"{zero} of the images have a gradient of exactly zero",
@@ -236,14 +274,8 @@ def _logits_are_not_saturated(subject: _Subject) -> Finding:
 
 def _attack_raises_the_loss(subject: _Subject) -> Finding:
     attack = subject.attack()
-    path = attack.trajectory(
-        subject.oracle,
-        subject.images,
-        subject.labels,
-        record_at=(0, attack.num_steps),
-        stream=subject.stream,
-    )
-    start, end = (_losses(subject, path[k]) for k in (0, attack.num_steps))
+    path = subject.walked(attack, (0, attack.num_steps))
+    start, end = (_losses(subject, images) for images in path)
     rises = subject.share(end > start)
     return Finding(
         rises.fraction >= 0.5,
@@ -259,10 +291,7 @@ def _losses(subject: _Subject, images: Tensor) -> Tensor:
 def _more_iterations_do_not_help(subject: _Subject) -> Finding:
     budgets = (5, 2 * subject.settings.num_steps)
     attack = replace(subject.attack(num_steps=budgets[0]), num_steps=budgets[1])
-    path = attack.trajectory(
-        subject.oracle, subject.images, subject.labels, record_at=budgets, stream=subject.stream
-    )
-    weak, strong = (subject.right(path[budget]) for budget in budgets)
+    weak, strong = map(subject.right, subject.walked(attack, budgets))
     return stronger_is_stronger(
         f"{budgets[0]} iterations",
         weak,

@@ -141,3 +141,14 @@ def test_noise_behind_a_large_offset_is_seen(model, digits) -> None:
     settings = SelfChecks(epsilon=0.1, num_images=8, num_queries=5, num_steps=2)
     checks = check_evaluation(Offset(), digits, digits.image_ids, settings)
     assert not {c.name: c for c in checks}["two forward passes agree"].passed
+
+
+def test_what_is_found_does_not_depend_on_the_chunk_size(model, digits) -> None:
+    found = []
+    for size in (1, 7, 64):
+        settings = SelfChecks(
+            epsilon=0.1, num_images=20, num_queries=20, num_steps=5, chunk_size=size
+        )
+        checks = check_evaluation(model, digits, digits.image_ids, settings)
+        found.append([(check.name, check.passed) for check in checks])
+    assert found[0] == found[1] == found[2]
