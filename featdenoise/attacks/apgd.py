@@ -163,7 +163,7 @@ class TargetedAPGD:
 
 
 def checkpoints(num_steps: int) -> tuple[int, ...]:
-    """The steps after which step sizes are judged (Croce & Hein 2020, Sec. 3.3).
+    """The steps after which step sizes are judged (Croce & Hein 2020, Sec. 3).
 
     At 22% of the steps, then after 19%, 16%, ... of them, at least 6%.
     """

@@ -134,13 +134,13 @@ class Square:
         return torch.where(_squares(place, side, height, width), corner, best)
 
     def _stripes(self, images: Tensor, stream: Stream) -> Tensor:
-        """The start: a corner of the ball, of one sign in each column (Sec. 4.1)."""
+        """The start: a corner of the ball, of one sign in each column."""
         channels, _, width = images.shape[1:]
         signs = stream.uniform("square stripes", (channels, 1, width)).to(images.device)
         return _corner(images, self.epsilon, signs)
 
     def side(self, query: int, height: int, width: int) -> int:
-        """Length of the sides of the square of this query, counted from 0 (Sec. 4.1).
+        """Length of the sides of the square of this query, counted from 0 (Alg. 1).
 
         In an l2 ball it is then made odd and at least 3.
         """

@@ -1,4 +1,4 @@
-"""The moves of Square attack in an l2 ball (Andriushchenko et al. 2020, Sec. 4.2 and Alg. 3).
+"""The moves of Square attack in an l2 ball (Andriushchenko et al. 2020, Alg. 3).
 
 The length of the ball's radius is a budget. It starts spread over tiles; a move takes what two
 windows hold, and what clipping has left over, and puts it into the first of them, as the old
@@ -77,7 +77,7 @@ def bump(side: int) -> Tensor:
     """(side, side) float64 of norm 1: a positive hill above a negative one.
 
     Each hill falls off with the Chebyshev distance d from its middle as the sum of 1 / k**2 over
-    k > d, up to the hill's own extent (Eq. 2 of the paper).
+    k > d, up to the hill's own extent.
     """
     upper, lower = _hill(side // 2, side), _hill(side - side // 2, side)
     both = torch.cat([upper, -lower])
