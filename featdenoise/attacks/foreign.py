@@ -30,14 +30,12 @@ from featdenoise.attacks.losses import Loss
 from featdenoise.attacks.oracle import GradientOracle
 from featdenoise.attacks.pgd import Model
 from featdenoise.attacks.targets import TargetChoice
+from featdenoise.base.judge import FOREIGN_FAILURES
 from featdenoise.base.rng import Stream
 from featdenoise.base.units import Pixels
 
 Perturb = Callable[[Tensor, Tensor], Tensor]
 """Images and classes (labels, or targets when targeted) -> adversarial images."""
-
-_FAILURES = (ArithmeticError, AttributeError, LookupError, RuntimeError, TypeError, ValueError)
-"""Of other people's code, which are reported under its name."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -114,7 +112,7 @@ class ForeignAttack:
         make: Callable[[nn.Module], Perturb] = self.__dict__["_make"]
         try:
             return make(shell)(images, classes)
-        except _FAILURES as error:
+        except FOREIGN_FAILURES as error:
             kind = type(error).__name__
             raise RuntimeError(f"{self.name} failed with {kind}: {error}") from error
 

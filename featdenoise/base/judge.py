@@ -7,6 +7,12 @@ from torch import Tensor
 
 from featdenoise.base.frozen import attack_mode
 
+FOREIGN_FAILURES = (
+    *(ArithmeticError, AssertionError, AttributeError),
+    *(LookupError, RuntimeError, TypeError, ValueError),
+)
+"""What other people's models and attacks raise; reported as theirs, never let through as ours."""
+
 
 def judge(model: Callable[[Tensor], Tensor], images: Tensor, names: Sequence[str]) -> Tensor:
     """Logits that a prediction may be read off; the model is left as it was found.

@@ -45,6 +45,11 @@ def describe(value: Any) -> Any:
     return value
 
 
+def as_read(value: Any) -> Any:
+    """A configuration as it comes back from a file: tuples as lists, names of kinds as text."""
+    return json.loads(json.dumps(describe(value)))
+
+
 def volatile_facts(world: World | None = None) -> Row:
     """What may differ between two runs of equal identity: date, host, processes, versions."""
     world = world or World()
@@ -171,9 +176,7 @@ def require_same_identity(header: Row, identity: Mapping[str, Any], path: Path) 
     Raises:
         ValueError: lists the differing fields and the way out.
     """
-    # Through JSON, so that tuples and lists, 1 and 1.0 compare as they were written.
-    here = json.loads(json.dumps(describe(identity)))
-    different = differing_fields(header["identity"], here)
+    different = differing_fields(header["identity"], as_read(identity))
     if different:
         raise ValueError(
             f"{path} belongs to a run of another configuration ({'; '.join(different)}); "

@@ -20,6 +20,10 @@ class Check:
     passed: bool
     detail: str
     """What was measured, in one sentence."""
+    ball: str = ""
+    """In which ball, such as `linf, epsilon 16/255`; empty where none is meant."""
+    was_made: bool = True
+    """Whether it came to an end; one that did not has failed, and is made again."""
 
 
 def read_checks(folder: Path) -> tuple[tuple[Check, ...], bool] | None:
@@ -33,17 +37,28 @@ def read_checks(folder: Path) -> tuple[tuple[Check, ...], bool] | None:
         return None
     content = _read(path)
     checks = tuple(
-        Check(name=c["name"], passed=bool(c["passed"]), detail=str(c.get("detail", "")))
+        Check(
+            name=c["name"],
+            passed=bool(c["passed"]),
+            detail=str(c.get("detail", "")),
+            ball=str(c.get("ball", "")),
+            was_made=bool(c.get("was_made", True)),
+        )
         for c in content["checks"]
     )
     return checks, bool(content["suspect"]) or not all(check.passed for check in checks)
 
 
 def has_checks(folder: Path, made_with: Mapping[str, Any]) -> bool:
-    """Whether checks that were made so are recorded; a damaged file raises ValueError."""
+    """Whether checks that were made so are recorded, all of them to their end.
+
+    Raises:
+        ValueError: a damaged file, or one of another schema.
+    """
     path = folder / SELFCHECKS_FILE
     earlier = _read(path)["checks"] if path.is_file() else []
-    return any(check.get("made_with") == made_with for check in earlier)
+    same = [check for check in earlier if check.get("made_with") == made_with]
+    return bool(same) and all(check.get("was_made", True) for check in same)
 
 
 def record_checks(

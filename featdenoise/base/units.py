@@ -37,6 +37,11 @@ def format_pixels(value: float) -> str:
     return f"{multiple:g}/255"
 
 
+def format_ball(norm: str, epsilon: float) -> str:
+    """A ball in words, such as `linf, epsilon 16/255`."""
+    return f"{norm}, epsilon {format_pixels(epsilon)}"
+
+
 def format_radius(radius: float, *, digits: int) -> str:
     """Print a certified radius with so many decimals, never rounded up: that would certify more."""
     # Through Decimal: a product with 10**digits would round before the floor sees it.

@@ -14,7 +14,7 @@ from typing import Any
 from featdenoise.base.binomial import Proportion
 from featdenoise.base.published import follows_paper
 from featdenoise.base.results import Row
-from featdenoise.base.units import format_pixels
+from featdenoise.base.units import format_ball
 from featdenoise.base.whitebox_rows import (
     CLEAN,
     EntryRows,
@@ -345,7 +345,7 @@ def _won(row: Row, column: str, targeted: bool) -> bool:
 
 def _threat(attack: Mapping[str, Any]) -> str:
     norm, epsilon = attack.get("norm", "linf"), attack.get("epsilon")
-    return f"{norm}, epsilon {'unknown' if epsilon is None else format_pixels(epsilon)}"
+    return f"{norm}, epsilon unknown" if epsilon is None else format_ball(norm, epsilon)
 
 
 def _in_words(attack: Mapping[str, Any], restarts: int = 1) -> str:

@@ -41,8 +41,13 @@ def call_function(what: str, source: str) -> Any:
 
 def digest_code(source: str) -> str:
     """Of the file that holds the function: a run is not continued with edited code."""
-    file = import_module(source.partition(":")[0]).__file__
-    return hashlib.sha256(Path(file).read_bytes()).hexdigest()[:16] if file else "built in"
+    module_name, _, function_name = source.partition(":")
+    function = inspect.unwrap(getattr(import_module(module_name), function_name))
+    try:
+        file = inspect.getsourcefile(function)
+    except TypeError:  # of a compiled or built-in one there is no source
+        file = None
+    return hashlib.sha256(Path(file).read_bytes()).hexdigest()[:16] if file else "no source"
 
 
 def _needed_arguments(function: Any) -> list[str]:

@@ -2,7 +2,6 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field, fields, replace
-from functools import partial
 from pathlib import Path
 from typing import Annotated
 
@@ -132,6 +131,9 @@ class Whitebox:
         )
         self.judging.prepare()
         model = self.model.load(world)
+        surrogate = None
+        if self.surrogate is not None:
+            surrogate = (self.surrogate, ModelChoice(model=self.surrogate).load(world))
         images, image_ids = self.data.load(self.seed)
         identity = {
             "model": self.model.about(model),
@@ -149,10 +151,6 @@ class Whitebox:
             keep_iterates=self.keep_iterates,
         )
         if self.self_checks:
-            surrogate = None
-            if self.surrogate is not None:
-                load = ModelChoice(model=self.surrogate).load
-                surrogate = (self.surrogate, partial(load, world))
             check_run(
                 model,
                 images,

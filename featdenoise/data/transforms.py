@@ -89,4 +89,5 @@ def resize_and_crop_center(image: Image.Image, size: int) -> Image.Image:
 def size_before_crop(height: int, width: int, size: int) -> tuple[int, int]:
     """Height and width of a picture whose shorter side is brought to size * 256/224."""
     scale = round(size * _SHORTER_SIDE) / min(height, width)
-    return round(height * scale), round(width * scale)
+    # Halves upwards, as the authors of the published ImageNet numbers do.
+    return int(height * scale + 0.5), int(width * scale + 0.5)

@@ -1,23 +1,22 @@
 """Self-checks of a finished white-box run: each of its balls, each of its curves, written down."""
 
-import json
 import logging
-from collections.abc import Callable, Mapping, Sequence
-from functools import partial
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from torch import nn
 
 from featdenoise.base.distributed import World
-from featdenoise.base.results import RESULTS_FILE, Row, describe, read_results
+from featdenoise.base.results import RESULTS_FILE, Row, as_read, describe, read_results
 from featdenoise.base.selfcheck_results import Check, has_checks, record_checks
 from featdenoise.base.whitebox_plan import mark_checked, read_plan
 from featdenoise.base.whitebox_rows import EntryRows, survives
 from featdenoise.data.imageset import LabelledImages
 from featdenoise.evaluation.curve_check import check_curve
 from featdenoise.evaluation.entries import WhiteboxEvaluation
-from featdenoise.evaluation.selfchecks import SelfChecks, check_evaluation
+from featdenoise.evaluation.selfchecks import OWN_BEATS_TRANSFER, SelfChecks, check_evaluation
+from featdenoise.models.weights import fingerprint_weights
 
 logger = logging.getLogger(__name__)
 
@@ -35,7 +34,7 @@ def check_run(
     *,
     identity: Mapping[str, Any],
     world: World | None = None,
-    surrogate: tuple[str, Callable[[], nn.Module]] | None = None,
+    surrogate: tuple[str, nn.Module] | None = None,
 ) -> None:
     """Look at every ball and curve of the run, write down what was found, mark it as checked.
 
@@ -50,51 +49,57 @@ def check_run(
         folder: of the run.
         identity: what else identifies the run: model, data.
         world: this process among all; the main one checks, the others wait.
-        surrogate: name of another model and what loads it.
+        surrogate: another model, by name, whose adversarial images must not beat the model's own.
     """
-    work = partial(
-        _check, model, images, image_ids, evaluation, rows_of, folder, identity, surrogate
-    )
-    (world or World()).on_main(work)
+    world = world or World()
 
+    def look() -> None:
+        findings = _look_at_curves(evaluation, rows_of)
+        plan = read_plan(folder) or {}
+        is_checked = all(plan.get(entry.name, False) for entry in evaluation.entries)
+        for settings in _balls(evaluation):
+            groups = _groups(settings, identity, surrogate)
+            if is_checked and all(has_checks(folder, made_with) for made_with in groups):
+                continue
+            checks = check_evaluation(
+                model,
+                images,
+                image_ids,
+                settings,
+                device=world.device,
+                survivors=_survivors(folder, settings),
+                surrogate=surrogate and surrogate[1],
+            )
+            # Of its own group, so that a run without the surrogate replaces all the others.
+            findings.append((groups[0], [c for c in checks if c.name != OWN_BEATS_TRANSFER]))
+            if surrogate:
+                findings.append((groups[1], [c for c in checks if c.name == OWN_BEATS_TRANSFER]))
+        record_checks(folder, findings)
+        mark_checked(folder, [entry.name for entry in evaluation.entries])
 
-def _check(
-    model: nn.Module,
-    images: LabelledImages,
-    image_ids: Sequence[int],
-    evaluation: WhiteboxEvaluation,
-    rows_of: Mapping[str, Sequence[Row]],
-    folder: Path,
-    identity: Mapping[str, Any],
-    surrogate: tuple[str, Callable[[], nn.Module]] | None,
-) -> None:
     if len(image_ids) < FEW_IMAGES:
         logger.warning(
             "self-checks see little on %d images; %d or more are better", len(image_ids), FEW_IMAGES
         )
-    findings: list[tuple[Mapping[str, Any], Sequence[Check]]] = []
-    for entry in evaluation.entries:
-        check = check_curve(entry, rows_of[entry.name])
-        if check is not None:
-            findings.append(({"entry": entry.name, "budgets": list(entry.budgets)}, [check]))
-    is_new = not all((read_plan(folder) or {}).get(e.name, False) for e in evaluation.entries)
-    for settings in _balls(evaluation):
-        made_with = _as_read(
-            {**describe(settings), **identity, "surrogate": surrogate and surrogate[0]}
-        )
-        if has_checks(folder, made_with) and not is_new:
-            continue
-        checks = check_evaluation(
-            model,
-            images,
-            image_ids,
-            settings,
-            survivors=_survivors(folder, settings),
-            surrogate=surrogate and surrogate[1](),
-        )
-        findings.append((made_with, checks))
-    record_checks(folder, findings)
-    mark_checked(folder, [entry.name for entry in evaluation.entries])
+    world.on_main(look)
+
+
+def _look_at_curves(
+    evaluation: WhiteboxEvaluation, rows_of: Mapping[str, Sequence[Row]]
+) -> list[tuple[Mapping[str, Any], Sequence[Check]]]:
+    checks = {entry.name: check_curve(entry, rows_of[entry.name]) for entry in evaluation.entries}
+    return [({"entry": name}, [check]) for name, check in checks.items() if check is not None]
+
+
+def _groups(
+    settings: SelfChecks, identity: Mapping[str, Any], surrogate: tuple[str, nn.Module] | None
+) -> list[Any]:
+    """How the checks of a ball are made, and how the one with a surrogate is."""
+    made_with = {**describe(settings), **identity}
+    if surrogate is None:
+        return [as_read(made_with)]
+    about = {"name": surrogate[0], "weights": fingerprint_weights(surrogate[1])}
+    return [as_read(made_with), as_read({**made_with, "surrogate": about})]
 
 
 def _balls(evaluation: WhiteboxEvaluation) -> list[SelfChecks]:
@@ -123,8 +128,3 @@ def _survivors(folder: Path, settings: SelfChecks) -> dict[int, bool] | None:
             survived = survives(EntryRows(identity=header["identity"], rows=rows))
             alive = {i: (alive or survived)[i] and survived[i] for i in survived}
     return alive
-
-
-def _as_read(value: Any) -> Any:
-    """As it would come back from a file."""
-    return json.loads(json.dumps(describe(value)))

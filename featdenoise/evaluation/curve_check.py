@@ -45,7 +45,7 @@ def check_curve(entry: Entry, rows: Sequence[Row]) -> Check | None:
             right[lowest],
             f"{later} iterations",
             right[later],
-            significance=SIGNIFICANCE / len(pairs),
+            significance=SIGNIFICANCE / sum(len(smaller) for smaller, _ in pairs),
         )
         rise = int(right[later].sum() - right[lowest].sum())
         findings.append((passed, -rise, len(findings), detail))

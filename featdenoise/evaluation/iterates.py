@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from featdenoise.base.checkpoint import write_atomically
-from featdenoise.base.results import describe
+from featdenoise.base.results import as_read
 from featdenoise.evaluation.leftovers import differing_beyond_budgets
 
 logger = logging.getLogger(__name__)
@@ -39,7 +39,7 @@ class KeptIterates:
         """
         folder.mkdir(parents=True, exist_ok=True)
         label = folder / "identity.json"
-        here = json.loads(json.dumps(describe(identity)))
+        here = as_read(identity)
         if not label.exists():
             write_atomically(label, json.dumps(here, indent=2).encode())
         different = differing_beyond_budgets(json.loads(label.read_text()), here)

@@ -4,10 +4,10 @@ from typing import NamedTuple
 
 from torch import Tensor
 
-from featdenoise.base.binomial import two_sided_p_value
+from featdenoise.base.paired import PairedComparison
 
 SIGNIFICANCE = 0.01
-"""How rarely an honest model may fail by chance."""
+"""How rarely two attacks of equal strength fail a check by chance."""
 
 
 class Finding(NamedTuple):
@@ -35,13 +35,11 @@ def stronger_is_stronger(
         strong: (N,) bool, right under it.
         significance: below which probability a difference is no chance.
     """
-    only_weak = int((~weak & strong).sum())
-    only_strong = int((weak & ~strong).sum())
-    differing = only_weak + only_strong
-    p_value = two_sided_p_value(only_weak, differing) if differing else 1.0
+    counts = PairedComparison.of(weak.tolist(), strong.tolist())
+    only_weak_breaks, only_strong_breaks = counts.only_second, counts.only_first
     return Finding(
-        only_weak <= only_strong or p_value > significance,
-        f"{weak_name}: right on {int(weak.sum())} of {len(weak)}; {strong_name}: right on "
-        f"{int(strong.sum())}; {only_weak} broken only by the former, {only_strong} only by "
-        f"the latter (p = {p_value:.2g})",
+        only_weak_breaks <= only_strong_breaks or counts.p_value > significance,
+        f"{weak_name}: right on {counts.first.correct} of {counts.count}; {strong_name}: right on "
+        f"{counts.second.correct}; {only_weak_breaks} broken only by the former, "
+        f"{only_strong_breaks} only by the latter (p = {counts.p_value:.2g})",
     )

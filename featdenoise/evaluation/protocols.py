@@ -156,6 +156,7 @@ class CustomAttacks:
             raise ValueError(f"attacks must be some of {known}, got {list(self.attacks)}")
         if self.restarts < 1:
             raise ValueError(f"restarts must be >= 1, got {self.restarts}")
+        self._refuse_what_nothing_reads()
         if "mi-fgsm" in self.attacks and self.restarts > 1 and not self._draws_targets:
             raise ValueError(
                 f"mi-fgsm starts at the clean image: {self.restarts} restarts would be the same "
@@ -179,6 +180,14 @@ class CustomAttacks:
             for name in self.attacks
             for restart in range(self.restarts)
         )
+
+    def _refuse_what_nothing_reads(self) -> None:
+        if self.step_size is not None and not {"pgd", "mi-fgsm"} & set(self.attacks):
+            raise ValueError("step_size is read by pgd and mi-fgsm alone; leave it out")
+        if self.budgets != CustomAttacks.budgets and set(self.attacks) <= {"square", "fab-t"}:
+            raise ValueError("budgets are not read by square and fab-t; leave them out")
+        if self.redraw_targets and not self.targeted:
+            raise ValueError("redraw_targets is about targets; add targeted, or leave it out")
 
     @property
     def _step_size(self) -> float:

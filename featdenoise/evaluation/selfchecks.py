@@ -18,10 +18,10 @@ from featdenoise.attacks.oracle import GradientOracle
 from featdenoise.attacks.pgd import PGD
 from featdenoise.attacks.square import Square
 from featdenoise.base.binomial import Proportion
-from featdenoise.base.judge import judge
+from featdenoise.base.judge import FOREIGN_FAILURES, judge
 from featdenoise.base.rng import Stream, generator
 from featdenoise.base.selfcheck_results import Check
-from featdenoise.base.units import format_pixels
+from featdenoise.base.units import format_ball, format_pixels
 from featdenoise.data.imageset import LabelledImages
 from featdenoise.evaluation.paired_check import Finding, stronger_is_stronger
 
@@ -30,9 +30,9 @@ SATURATED_MARGIN = 80.0
 MOST_ZERO_GRADIENTS = 0.1
 MOST_SATURATED = 0.1
 LARGE_EPSILON = 0.5
-_FAILURES = (ArithmeticError, AttributeError, LookupError, RuntimeError, TypeError, ValueError)
-"""Of a model in a check: its verdict is then in doubt, and what was computed is not lost."""
 RESTARTS = 4
+RUN_IS_NO_WEAKER = "the run's attacks are no weaker"
+OWN_BEATS_TRANSFER = "the model's own gradients beat a surrogate's"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -60,16 +60,18 @@ def check_evaluation(
     image_ids: Sequence[int],
     settings: SelfChecks,
     *,
+    device: torch.device | None = None,
     survivors: Mapping[int, bool] | None = None,
     surrogate: nn.Module | None = None,
 ) -> list[Check]:
     """Look for every symptom; a check that cannot be made counts as failed.
 
     Args:
-        model: the model under evaluation, on the device where its images shall be.
+        model: the model under evaluation, on its device.
         images: where they come from.
         image_ids: those of the evaluation, of which a seeded subset is taken.
         settings: ball, sizes, seed.
+        device: of the model.
         survivors: whether each image is right when clean and under all untargeted attacks that the
             evaluation made in this ball, which should be no weaker than those of the checks.
         surrogate: another model, whose adversarial images must not beat the model's own.
@@ -77,24 +79,24 @@ def check_evaluation(
     Returns:
         All checks, in a fixed order; the last two only with survivors and with a surrogate.
     """
-    subject = _Subject.load(model, images, image_ids, settings)
+    subject = _Subject.load(model, images, image_ids, settings, device or torch.device("cpu"))
     symptoms = dict(_SYMPTOMS)
     if survivors is not None:
         stands = torch.tensor([survivors[i] for i in subject.stream.image_ids])
-        symptoms["the run's attacks are no weaker"] = partial(_run_is_no_weaker, stands=stands)
+        symptoms[RUN_IS_NO_WEAKER] = partial(_run_is_no_weaker, stands=stands)
     if surrogate is not None:
-        symptoms["the model's own gradients beat a surrogate's"] = partial(
-            _own_attack_beats_transfer, surrogate=surrogate
-        )
+        symptoms[OWN_BEATS_TRANSFER] = partial(_own_attack_beats_transfer, surrogate=surrogate)
     return [_look(name, symptom, subject) for name, symptom in symptoms.items()]
 
 
 def _look(name: str, symptom: "Symptom", subject: "_Subject") -> Check:
+    ball = format_ball(subject.settings.norm, subject.settings.epsilon)
     try:
         passed, detail = symptom(subject)
-    except _FAILURES as error:
-        passed, detail = False, f"could not be made: {type(error).__name__}: {error}"
-    return Check(name=name, passed=passed, detail=detail)
+    except FOREIGN_FAILURES as error:
+        detail = f"could not be made: {type(error).__name__}: {error}"
+        return Check(name=name, passed=False, detail=detail, ball=ball, was_made=False)
+    return Check(name=name, passed=passed, detail=detail, ball=ball)
 
 
 @dataclass(frozen=True)
@@ -115,11 +117,11 @@ class _Subject:
         images: LabelledImages,
         image_ids: Sequence[int],
         settings: SelfChecks,
+        device: torch.device,
     ) -> "_Subject":
         order = generator(settings.seed, "self-check subset").permutation(len(image_ids))
         chosen = tuple(image_ids[place] for place in sorted(order[: settings.num_images].tolist()))
         batch, labels = images.batch(chosen)
-        device = next((p.device for p in model.parameters()), torch.device("cpu"))
         stream = Stream(seed=settings.seed, image_ids=chosen)
         oracle = GradientOracle(model)
         return cls(model, oracle, batch.to(device), labels.to(device), stream, settings)

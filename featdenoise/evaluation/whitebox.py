@@ -146,12 +146,11 @@ def _prepare(
     require_same_subject(folder, identity)
     # The later entries of a worst-case run were built on the budgets of the earlier ones.
     may_make_way = not runs[0].evaluation.worst_case
-    paths = [folder / run.entry.name / RESULTS_FILE for run in runs]
-    for path, whole in zip(paths, identities, strict=True):
-        require_joinable(path, whole, other_budgets=may_make_way)
-    for path, whole in zip(paths, identities, strict=True):
+    for run, whole in zip(runs, identities, strict=True):
+        require_joinable(folder, run.entry.name, whole, other_budgets=may_make_way)
+    for run, whole in zip(runs, identities, strict=True):
         if may_make_way:
-            set_aside_other_budgets(path, whole)
+            set_aside_other_budgets(folder / run.entry.name / RESULTS_FILE, whole)
     plan_entries(folder, [run.entry.name for run in runs])
 
 

@@ -13,7 +13,7 @@ from pathlib import Path
 from featdenoise.base.chunks import hash_subset
 from featdenoise.base.results import LOG_FILE, RESULTS_FILE, Row, read_results
 from featdenoise.base.selfcheck_results import Check, read_checks
-from featdenoise.base.whitebox_plan import read_plan
+from featdenoise.base.whitebox_plan import PLAN_FILE, read_plan
 from featdenoise.base.whitebox_rows import EntryRows
 
 
@@ -139,15 +139,19 @@ def _run_of_entries(folder: Path) -> Run | None:
     if not entries:
         return None
     _require_finished(*(path.parent for path in paths if not path.is_file()))
-    there = {str(file.identity["entry"]) for file in entries}
-    missing = [name for name in read_plan(folder) or () if name not in there]
+    entries.sort(key=_order)
+    names = [str(file.identity["entry"]) for file in entries]
+    plan = list(read_plan(folder) or names)
+    missing = [name for name in plan if name not in names]
     if missing:
         raise FileNotFoundError(
             f"the run in {folder} is not finished: {', '.join(missing)} have no results; start it "
-            f"again with the same settings to resume, or name a single attack, {folder}/*"
+            "again with the same settings to resume, or take what shall not be run out of "
+            f"{folder / PLAN_FILE}"
         )
-    run = Run(folder=folder, kind="whitebox", files=tuple(sorted(entries, key=_order)))
-    return _checked(run, folder)
+    places = {name: place for place, name in enumerate(plan)}
+    entries.sort(key=lambda file: places.get(str(file.identity["entry"]), len(plan)))
+    return _checked(Run(folder=folder, kind="whitebox", files=tuple(entries)), folder)
 
 
 def _sub_folders(folder: Path) -> list[Path]:
@@ -198,7 +202,7 @@ def _require_finished(*folders: Path) -> None:
 
 
 def _order(file: ResultsFile) -> tuple[int, str, int, str]:
-    """Of the run: a worst-case run notes what came before, another has no order of its own."""
+    """Where there is no plan: a worst-case run notes what came before, another has no order."""
     identity = file.identity
     attack = json.dumps(identity.get("attack"), sort_keys=True)
     restart = int(identity.get("restart") or 0)

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from featdenoise.base.published import PublishedCurve, published_curves
+from featdenoise.base.selfcheck_results import Check
 from featdenoise.base.whitebox_summary import (
     Whitebox,
     WhiteboxRun,
@@ -110,7 +111,7 @@ def alerts(sources: Sequence[Run], runs: Sequence[WhiteboxRun]) -> list[Alert]:
     return [
         Alert(
             heading=f"SUSPECT: {run.model} may be less robust than these numbers say",
-            lines=tuple(f"{check.name}: {check.detail}" for check in source.failed_checks)
+            lines=tuple(_in_words(check) for check in source.failed_checks)
             or ("The run is marked suspect.",),
         )
         for source, run in zip(sources, runs, strict=True)
@@ -125,6 +126,10 @@ def notes(sources: Sequence[Run], runs: Sequence[WhiteboxRun]) -> list[str]:
         for source, run in zip(sources, runs, strict=True)
         if source.unchecked
     ]
+
+
+def _in_words(check: Check) -> str:
+    return f"{check.name}{f' ({check.ball})' if check.ball else ''}: {check.detail}"
 
 
 def _pictures(

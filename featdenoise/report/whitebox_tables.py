@@ -193,7 +193,8 @@ def checks_table(run: Run, name: str) -> Table:
         caption="A failed check means that the model may look more robust than it is.",
         columns=("check", "outcome", "detail"),
         rows=tuple(
-            (Cell(c.name), Cell("passed" if c.passed else "FAILED"), Cell(c.detail)) for c in checks
+            (Cell(c.name, c.ball), Cell("passed" if c.passed else "FAILED"), Cell(c.detail))
+            for c in checks
         ),
         num_headings=3,
         folded=not run.suspect,

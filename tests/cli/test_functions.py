@@ -1,8 +1,10 @@
 """`package.module:function` on the command line: what is called, what is refused and how."""
 
+import sys
+
 import pytest
 
-from featdenoise.cli.functions import call_function
+from featdenoise.cli.functions import call_function, digest_code
 
 CODE = """
 import torch
@@ -26,6 +28,8 @@ class Net(torch.nn.Module):
 @pytest.fixture
 def own(tmp_path, monkeypatch):
     (tmp_path / "own_functions.py").write_text(CODE)
+    for name in ("own_functions", "own_names"):  # of an earlier test's folder
+        monkeypatch.delitem(sys.modules, name, raising=False)
     monkeypatch.chdir(tmp_path)
 
 
@@ -48,3 +52,12 @@ def test_functions_and_classes_are_called(own) -> None:
 def test_what_cannot_be_called_is_refused(own, source: str, message: str) -> None:
     with pytest.raises(ValueError, match=f"model {source} {message}"):
         call_function("model", source)
+
+
+def test_the_digest_is_of_the_file_that_holds_the_function(own, tmp_path) -> None:
+    (tmp_path / "own_names.py").write_text("from own_functions import seven\n")
+    before = digest_code("own_names:seven")
+    assert before == digest_code("own_functions:seven")
+    (tmp_path / "own_functions.py").write_text(CODE + "# edited\n")
+    assert digest_code("own_names:seven") != before
+    assert digest_code("math:floor") == "no source"

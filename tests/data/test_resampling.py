@@ -4,15 +4,17 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from featdenoise.data import resampling
 from featdenoise.data.imagefolder import FolderImages
 from featdenoise.data.resampling import (
     RESAMPLINGS,
-    Resampling,
     center_crop,
     center_crop_bicubic,
     stretch_bicubic,
     stretch_bilinear,
 )
+from featdenoise.data.transforms import size_before_crop
+from featdenoise.models import info
 
 
 def picture(height: int, width: int) -> np.ndarray:
@@ -47,6 +49,11 @@ def test_stretching_is_keys_kernel_without_antialiasing(height: int, width: int)
     # A value half-way between two levels may fall on either.
     assert np.abs(stretch_bicubic(pixels, 16) - expected).max() <= 1
     assert (stretch_bicubic(pixels, 16) == expected).mean() > 0.999
+
+
+def test_sides_before_the_crop_are_rounded_half_upwards() -> None:
+    assert size_before_crop(512, 681, 224) == (256, 341)  # 340.5
+    assert size_before_crop(500, 375, 224) == (341, 256)  # 341.33
 
 
 @pytest.mark.parametrize(("height", "width"), [(61, 40), (33, 50)])
@@ -104,4 +111,5 @@ def test_every_resampling_gives_a_square_of_8_bit_pixels(name: str) -> None:
 
 
 def test_weights_can_name_every_resampling() -> None:
-    assert set(get_args(Resampling)) == set(RESAMPLINGS) == set(get_args(Resampling))
+    names = set(RESAMPLINGS)
+    assert names == set(get_args(resampling.Resampling)) == set(get_args(info.Resampling))

@@ -122,6 +122,40 @@ def test_a_model_that_fails_in_a_check_is_suspect_and_keeps_its_rows(digits, tmp
     assert by_name["two forward passes agree"].passed
 
 
+def test_a_check_that_came_to_no_end_is_made_again(
+    model, digits, tmp_path, fast, monkeypatch
+) -> None:
+    class Tired(nn.Module):
+        """Out of memory for ten images or more, once."""
+
+        has_failed = False
+
+        def forward(self, images):
+            if images.requires_grad and len(images) > 9 and not Tired.has_failed:
+                Tired.has_failed = True
+                raise RuntimeError("out of memory")
+            return model(images)
+
+    ids, evaluation = digits.image_ids[:40], WhiteboxEvaluation(entries=(entry(step_size=0.05),))
+    given = {"identity": IDENTITY}
+    rows = evaluate_whitebox(model, digits, ids, evaluation, tmp_path, show_progress=False, **given)
+    for failed in (["input gradients are not zero"], []):
+        check_run(Tired(), digits, ids, evaluation, rows, tmp_path, **given)
+        checks, suspect = read_checks(tmp_path)
+        assert [check.name for check in checks if not check.passed] == failed
+        assert suspect == bool(failed)
+
+
+def test_a_surrogate_is_checked_on_its_own(model, digits, tmp_path, fast) -> None:
+    run(model, digits, tmp_path, entry())
+    strong = entry("strong", step_size=0.05)
+    checks = run(model, digits, tmp_path, strong, surrogate=("itself", model))
+    assert all(check.passed for check in checks)
+    names = [check.name for check in checks]
+    assert names.count("the run's attacks are no weaker") == 1
+    assert names[-1] == "the model's own gradients beat a surrogate's"
+
+
 def test_few_images_are_said(model, digits, tmp_path, fast, caplog) -> None:
     with caplog.at_level(logging.WARNING):
         run(model, digits, tmp_path, entry(step_size=0.05), count=5)

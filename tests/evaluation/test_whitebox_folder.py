@@ -127,3 +127,33 @@ def test_iterates_that_cannot_be_kept_are_refused(
     entry = sweep if worst_case else replace(sweep, budgets=())
     with pytest.raises(ValueError, match="keep_iterates needs plain PGD with budgets"):
         evaluate(tiny_model, source, entry, tmp_path, keep_iterates=True, worst_case=worst_case)
+
+
+def test_unfinished_results_of_another_model_are_refused_before_anything_is_computed(
+    tiny_model, source, sweep, tmp_path
+) -> None:
+    def stop_at_the_last(image_id: int) -> None:
+        if image_id == 9:
+            raise KeyboardInterrupt
+
+    source.on_read = stop_at_the_last
+    with pytest.raises(KeyboardInterrupt):
+        evaluate(tiny_model, source, sweep, tmp_path)
+    assert not (tmp_path / "pgd" / "results.jsonl").exists()
+    source.on_read = lambda _: None
+    before = sorted(tmp_path.rglob("*"))
+    evaluation = WhiteboxEvaluation(entries=(replace(sweep, name="first"), sweep), chunk_size=4)
+    with pytest.raises(ValueError, match=r"parts.* is about another subject"):
+        evaluate_whitebox(
+            tiny_model, source, range(10), evaluation, tmp_path, identity={"model": {"name": "b"}}
+        )
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+def test_superseded_results_are_never_written_over(tiny_model, source, sweep, tmp_path) -> None:
+    for budgets in ((1, 4), (1, 5), (1, 6)):
+        evaluate(tiny_model, source, replace(sweep, budgets=budgets), tmp_path)
+    (tmp_path / "pgd" / "superseded-000.jsonl").unlink()
+    evaluate(tiny_model, source, replace(sweep, budgets=(1, 7)), tmp_path)
+    names = sorted(path.name for path in (tmp_path / "pgd").glob("superseded-*"))
+    assert names == ["superseded-001.jsonl", "superseded-002.jsonl"]

@@ -120,6 +120,13 @@ def test_attacks_that_no_self_check_has_seen_are_named(tmp_path):
     assert read_plan(tmp_path / "run") == {"a": False, "b": False}
 
 
+def test_attacks_stand_in_the_order_in_which_they_were_planned(tmp_path):
+    for name in ("a", "b", "c"):
+        write_entry(tmp_path / "run" / name, name)
+    plan_entries(tmp_path / "run", ["c", "a"])
+    assert [entry.name for entry in read_run(tmp_path / "run").entries] == ["c", "a", "b"]
+
+
 @pytest.mark.parametrize("text", ["{", "[]", '{"schema": 1, "entries": 3}', '{"schema": 9}'])
 def test_a_damaged_plan_is_named(tmp_path, text):
     write_entry(tmp_path / "run" / "a", "a")
