@@ -24,8 +24,8 @@ def test_one_process_is_its_own_world() -> None:
         world.barrier()
 
 
-@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
-def test_a_gpu_that_is_not_there_is_an_error() -> None:
+def test_a_gpu_that_is_not_there_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     with (
         pytest.raises(ValueError, match="torch sees no GPU; use device 'cpu'"),
         join_world("cuda"),
