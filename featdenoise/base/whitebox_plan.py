@@ -24,19 +24,24 @@ def read_plan(folder: Path) -> dict[str, bool] | None:
     path = folder / PLAN_FILE
     if not path.is_file():
         return None
+    advice = "delete it and start the run again, with every attack that it shall hold"
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
         schema, entries = content["schema"], dict(content["entries"])
     except (ValueError, KeyError, TypeError) as error:
-        raise ValueError(f"{path} is damaged ({error!r}); start the run again to mend it") from None
+        raise ValueError(f"{path} is damaged ({error!r}); {advice}") from None
     if schema != PLAN_SCHEMA:
-        raise ValueError(f"{path} has schema {schema}, this version reads {PLAN_SCHEMA}")
+        raise ValueError(f"{path} has schema {schema}, this version reads {PLAN_SCHEMA}; {advice}")
     return {name: bool(is_checked) for name, is_checked in entries.items()}
 
 
 def plan_entries(folder: Path, names: Iterable[str]) -> None:
-    """Add attacks to the plan; one whose results are still to be made is not checked."""
-    plan = _read_or_begin(folder)
+    """Add attacks to the plan; one whose results are still to be made is not checked.
+
+    Raises:
+        ValueError: a damaged plan is there, or one of another schema.
+    """
+    plan = read_plan(folder) or {}
     for name in names:
         has_results = (folder / name / RESULTS_FILE).is_file()
         plan[name] = has_results and plan.get(name, False)
@@ -44,15 +49,8 @@ def plan_entries(folder: Path, names: Iterable[str]) -> None:
 
 
 def mark_checked(folder: Path, names: Iterable[str]) -> None:
-    """Note that self-checks have looked at these attacks."""
-    _write(folder, {**_read_or_begin(folder), **dict.fromkeys(names, True)})
-
-
-def _read_or_begin(folder: Path) -> dict[str, bool]:
-    try:
-        return read_plan(folder) or {}
-    except ValueError:
-        return {}  # what is planned now will be written; results speak for what was there before
+    """Note that self-checks have looked at these attacks; raises as `plan_entries` does."""
+    _write(folder, {**(read_plan(folder) or {}), **dict.fromkeys(names, True)})
 
 
 def _write(folder: Path, plan: Mapping[str, bool]) -> None:

@@ -122,7 +122,7 @@ class Demo:
             for goal, targeted in GOALS.items()
         )
         evaluation = WhiteboxEvaluation(entries=entries, chunk_size=32)
-        rows_of = evaluate_whitebox(
+        evaluate_whitebox(
             model,
             images,
             image_ids,
@@ -138,7 +138,6 @@ class Demo:
             images,
             image_ids,
             evaluation,
-            rows_of,
             self.out / name,
             identity=about,
             world=world,

@@ -139,7 +139,7 @@ class Whitebox:
             "model": self.model.about(model),
             "data": self.data.about(images, image_ids),
         }
-        rows_of = evaluate_whitebox(
+        evaluate_whitebox(
             model,
             images,
             image_ids,
@@ -156,7 +156,6 @@ class Whitebox:
                 images,
                 image_ids,
                 evaluation,
-                rows_of,
                 self.judging.out,
                 identity=identity,
                 world=world,

@@ -8,7 +8,7 @@ from typing import Any
 from torch import nn
 
 from featdenoise.base.distributed import World
-from featdenoise.base.results import RESULTS_FILE, Row, as_read, describe, read_results
+from featdenoise.base.results import RESULTS_FILE, as_read, describe, read_results
 from featdenoise.base.selfcheck_results import Check, has_checks, record_checks
 from featdenoise.base.whitebox_plan import mark_checked, read_plan
 from featdenoise.base.whitebox_rows import EntryRows, survives
@@ -29,7 +29,6 @@ def check_run(
     images: LabelledImages,
     image_ids: Sequence[int],
     evaluation: WhiteboxEvaluation,
-    rows_of: Mapping[str, Sequence[Row]],
     folder: Path,
     *,
     identity: Mapping[str, Any],
@@ -45,8 +44,7 @@ def check_run(
         images: where its images come from.
         image_ids: which of them.
         evaluation: the attacks.
-        rows_of: their rows.
-        folder: of the run.
+        folder: of the run, with all their results.
         identity: what else identifies the run: model, data.
         world: this process among all; the main one checks, the others wait.
         surrogate: another model, by name, whose adversarial images must not beat the model's own.
@@ -54,7 +52,7 @@ def check_run(
     world = world or World()
 
     def look() -> None:
-        findings = _look_at_curves(evaluation, rows_of)
+        findings = _look_at_curves(evaluation, folder)
         plan = read_plan(folder) or {}
         is_checked = all(plan.get(entry.name, False) for entry in evaluation.entries)
         for settings in _balls(evaluation):
@@ -85,10 +83,14 @@ def check_run(
 
 
 def _look_at_curves(
-    evaluation: WhiteboxEvaluation, rows_of: Mapping[str, Sequence[Row]]
+    evaluation: WhiteboxEvaluation, folder: Path
 ) -> list[tuple[Mapping[str, Any], Sequence[Check]]]:
-    checks = {entry.name: check_curve(entry, rows_of[entry.name]) for entry in evaluation.entries}
-    return [({"entry": name}, [check]) for name, check in checks.items() if check is not None]
+    findings: list[tuple[Mapping[str, Any], Sequence[Check]]] = []
+    for entry in evaluation.entries:
+        check = check_curve(entry, read_results(folder / entry.name / RESULTS_FILE)[1])
+        if check is not None:
+            findings.append(({"entry": entry.name}, [check]))
+    return findings
 
 
 def _groups(

@@ -46,8 +46,8 @@ def run(model, digits, folder: Path, *entries: Entry, count: int = 40, **options
     evaluation = WhiteboxEvaluation(entries=entries)
     ids = digits.image_ids[:count]
     given = {"identity": options.pop("identity", IDENTITY)}
-    rows = evaluate_whitebox(model, digits, ids, evaluation, folder, show_progress=False, **given)
-    check_run(model, digits, ids, evaluation, rows, folder, **given, **options)
+    evaluate_whitebox(model, digits, ids, evaluation, folder, show_progress=False, **given)
+    check_run(model, digits, ids, evaluation, folder, **given, **options)
     return list(read_checks(folder)[0])
 
 
@@ -138,9 +138,9 @@ def test_a_check_that_came_to_no_end_is_made_again(
 
     ids, evaluation = digits.image_ids[:40], WhiteboxEvaluation(entries=(entry(step_size=0.05),))
     given = {"identity": IDENTITY}
-    rows = evaluate_whitebox(model, digits, ids, evaluation, tmp_path, show_progress=False, **given)
+    evaluate_whitebox(model, digits, ids, evaluation, tmp_path, show_progress=False, **given)
     for failed in (["input gradients are not zero"], []):
-        check_run(Tired(), digits, ids, evaluation, rows, tmp_path, **given)
+        check_run(Tired(), digits, ids, evaluation, tmp_path, **given)
         checks, suspect = read_checks(tmp_path)
         assert [check.name for check in checks if not check.passed] == failed
         assert suspect == bool(failed)
@@ -177,12 +177,31 @@ def test_noise_behind_a_large_offset_is_seen(model, digits) -> None:
     assert not {c.name: c for c in checks}["two forward passes agree"].passed
 
 
-def test_what_is_found_does_not_depend_on_the_chunk_size(model, digits) -> None:
+class Watched(nn.Module):
+    """Remembers the sizes of the batches that it is asked about."""
+
+    def __init__(self, net: nn.Module) -> None:
+        super().__init__()
+        self.net = net
+        self.sizes: list[int] = []
+
+    def __deepcopy__(self, memo):
+        raise TypeError("watched as it is")
+
+    def forward(self, images):
+        self.sizes.append(len(images))
+        return self.net(images)
+
+
+def test_what_is_found_does_not_depend_on_the_chunk_size_but_its_memory_does(model, digits) -> None:
     found = []
-    for size in (1, 7, 64):
+    for size in (1, 9, 64):
+        watched = Watched(model)
         settings = SelfChecks(
             epsilon=0.1, num_images=20, num_queries=20, num_steps=5, chunk_size=size
         )
-        checks = check_evaluation(model, digits, digits.image_ids, settings)
+        checks = check_evaluation(watched, digits, digits.image_ids, settings)
         found.append([(check.name, check.passed) for check in checks])
+        # One check compares images alone with a batch of eight.
+        assert max(watched.sizes) == min(max(size, 8), 20)
     assert found[0] == found[1] == found[2]

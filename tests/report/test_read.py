@@ -131,8 +131,11 @@ def test_attacks_stand_in_the_order_in_which_they_were_planned(tmp_path):
 def test_a_damaged_plan_is_named(tmp_path, text):
     write_entry(tmp_path / "run" / "a", "a")
     (tmp_path / "run" / "plan.json").write_text(text)
-    with pytest.raises(ValueError, match=r"plan\.json"):
+    with pytest.raises(ValueError, match=r"plan\.json.*delete it"):
         read_run(tmp_path / "run")
+    with pytest.raises(ValueError, match=r"plan\.json.*delete it"):
+        plan_entries(tmp_path / "run", ["b"])
+    assert (tmp_path / "run" / "plan.json").read_text() == text
 
 
 @pytest.mark.parametrize("lost", [slice(1, 3), slice(0, 3, 2), slice(2, None, -1)])
